@@ -1,0 +1,1 @@
+"""What the hardware is: typed, validated descriptions and presets."""

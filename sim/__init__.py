@@ -1,0 +1,1 @@
+"""How hardware behaves in time: programs, engines, energy, statistics."""

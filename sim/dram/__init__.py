@@ -1,0 +1,1 @@
+"""DRAM and PIM devices in time."""

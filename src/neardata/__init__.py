@@ -1,0 +1,1 @@
+"""Cycle-level simulator of near-data accelerators."""
