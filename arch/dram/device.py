@@ -59,6 +59,8 @@ class Device:
     commands: tuple[Command, ...]
     command_cycles: tuple[int, ...]
     """Ticks each command holds its bus."""
+    command_latency: tuple[int, ...]
+    """Ticks from the issue of each command until it is complete."""
     rules: tuple[TimingRule, ...]
     roles: Mapping[str, int]
     """Command of each role the standard has."""
@@ -287,6 +289,7 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
         raise file.error("must be positive", *at, "timing", "tCK_ps")
     needed = {n for rule, _, _ in merged.rules for n in names_in(rule.gap)}
     needed |= names_in(merged.fields["read_latency"]) | names_in(merged.fields["write_latency"])
+    needed |= {n for command in merged.commands.values() if command.latency for n in names_in(command.latency)}
     for missing in sorted(needed - set(timing)):
         raise file.error("missing", *at, "timing", missing)
 
@@ -303,6 +306,14 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
     unit_of = tuple(_units(command, levels, counts, coordinates) for command in commands)
     number = {name: i for i, name in enumerate(names)}
     in_ticks_timing = {k: v * ticks for k, v in timing.items()}
+    read_latency = evaluate(merged.fields["read_latency"], in_ticks_timing)
+    write_latency = evaluate(merged.fields["write_latency"], in_ticks_timing)
+    latencies = []
+    for command, held in zip(commands, cycles, strict=True):
+        if command.latency is not None:
+            latencies.append(evaluate(command.latency, in_ticks_timing))
+        else:
+            latencies.append({"read": read_latency, "write": write_latency, None: held}[command.data])
     rules = []
     for rule, _, _ in merged.rules:
         gap = evaluate(rule.gap, in_ticks_timing)
@@ -328,6 +339,7 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
         command_names=names,
         commands=commands,
         command_cycles=tuple(cycles),
+        command_latency=tuple(latencies),
         rules=tuple(rules),
         roles={role: number[name] for role, name in merged.roles.items()},
         ticks_per_clock=ticks,
@@ -335,8 +347,8 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
         data_bus_at=levels.index(merged.fields["data_bus_at"]),
         refresh_at=levels.index(merged.fields["refresh_at"]),
         prefetch=prefetch,
-        read_latency=evaluate(merged.fields["read_latency"], in_ticks_timing),
-        write_latency=evaluate(merged.fields["write_latency"], in_ticks_timing),
+        read_latency=read_latency,
+        write_latency=write_latency,
         modes=merged.fields.get("modes", ()),
         preset=preset,
         coordinates=coordinates,

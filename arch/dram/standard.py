@@ -41,6 +41,9 @@ class Command(StrictModel):
     """State it leaves those banks in (default: unchanged)."""
     data: Literal["read", "write"] | None = None
     """Direction of the burst it moves over the data bus, if any."""
+    latency: str | None = None
+    """Clock cycles from its issue until it is complete, an expression over timing names (default:
+    to the end of the burst it moves, else the cycles it holds its bus)."""
     row_hit: bool = False
     """It must address the open row."""
     refreshes: bool = False

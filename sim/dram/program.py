@@ -473,9 +473,14 @@ class _Parser:
             raise self.error(f"'{policy}' is not one of host-first, pim-first", (*keys, "policy"))
         mapping = data.get("mapping", [])
         if not isinstance(mapping, list) or not all(isinstance(name, str) for name in mapping):
-            raise self.error("must be a list of address fields, the most significant first", (*keys, "mapping"))
-        steps = {name: self.body(data.get(name, []), (*keys, name), ()) for name in ("enter", "leave")}
-        return HostTraffic(**values, **steps, policy=policy, mapping=tuple(mapping), keys=keys)
+            raise self.error(
+                "must be a list of address fields, the most significant first", (*keys, "mapping")
+            )
+        enter = self.body(data.get("enter", []), (*keys, "enter"), (), "host")
+        leave = self.body(data.get("leave", []), (*keys, "leave"), (), "host")
+        return HostTraffic(
+            **values, policy=policy, enter=enter, leave=leave, mapping=tuple(mapping), keys=keys
+        )
 
     def body(self, data: Any, keys: Keys, indices: tuple[str, ...], inside: str = "") -> tuple[Step, ...]:
         if not isinstance(data, list):
@@ -521,7 +526,8 @@ class _Parser:
                 if not isinstance(value, list) or not value:
                     raise self.error("must be a list of lists of steps", (*keys, kind))
                 return Parallel(
-                    tuple(self.body(s, (*keys, kind, i), indices, "parallel") for i, s in enumerate(value)), keys
+                    tuple(self.body(s, (*keys, kind, i), indices, "parallel") for i, s in enumerate(value)),
+                    keys,
                 )
             case "refresh":
                 if value is not None:
@@ -557,7 +563,9 @@ class _Parser:
         )
         fields = data[command] if data[command] is not None else {}
         if not isinstance(fields, Mapping):
-            raise self.error("must be a mapping of address fields, such as {bank: 3, row: i}", (*keys, command))
+            raise self.error(
+                "must be a mapping of address fields, such as {bank: 3, row: i}", (*keys, command)
+            )
         known = (*indices, index) if index else indices
         at: dict[str, Affine] = {}
         for name, value in fields.items():
