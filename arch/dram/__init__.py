@@ -1,5 +1,14 @@
 """DRAM and PIM devices as data: standards, presets, address mappings."""
 
 from neardata.arch.dram.device import Device, TimingRule, device_names, load_device
+from neardata.arch.dram.mapping import AddressMapping, load_mapping, mapping_names
 
-__all__ = ["Device", "TimingRule", "device_names", "load_device"]
+__all__ = [
+    "AddressMapping",
+    "Device",
+    "TimingRule",
+    "device_names",
+    "load_device",
+    "load_mapping",
+    "mapping_names",
+]

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from neardata.arch.config_file import ConfigFile, first_problem
 from neardata.arch.dram.expression import evaluate, names_in
-from neardata.arch.dram.standard import Command, Organisation, Preset, Rule, Standard, parse_rule
+from neardata.arch.dram.standard import Command, Organisation, Preset, Role, Rule, Standard, parse_rule
 from neardata.arch.errors import InputError, nearest
 
 DATA = Path(__file__).parent / "data"
+
+_SINGLE_FIELDS = ("prefetch", "command_bus", "data_bus_at", "refresh_at", "read_latency", "write_latency")
+"""What a standard must say once, itself or in the standard it extends."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ class Device:
         try:
             return self.command_names.index(name)
         except ValueError:
-            raise InputError(f"{self.name} has no command '{name}'{nearest(name, self.command_names)}") from None
+            raise InputError(
+                f"{self.name} has no command '{name}'{nearest(name, self.command_names)}"
+            ) from None
 
     def ticks(self, timing: str) -> int:
         """A timing in simulated cycles."""
@@ -191,7 +196,9 @@ def load_device(name: str, overrides: Mapping[str, int] | None = None) -> Device
         path = Path(stem + ".yaml") if chosen else Path(name)
         presets = list(_standard_file(path)[1].presets)
         if not chosen and len(presets) != 1:
-            raise InputError(f"has {len(presets)} presets; name one as {path}:PRESET", file=path, key="presets")
+            raise InputError(
+                f"has {len(presets)} presets; name one as {path}:PRESET", file=path, key="presets"
+            )
         preset = chosen or presets[0]
         if preset not in presets:
             raise InputError(f"no preset '{preset}'{nearest(preset, presets)}", file=path, key="presets")
@@ -209,7 +216,7 @@ class _Merged:
 
     fields: dict[str, Any]
     commands: dict[str, Command]
-    roles: dict[str, str]
+    roles: dict[Role, str]
     rules: list[tuple[Rule, ConfigFile, int]]
 
 
@@ -222,9 +229,11 @@ def _merge(path: Path, seen: tuple[Path, ...] = ()) -> _Merged:
     else:
         parents = {_standard_file(p)[1].standard: p for p in _files()}
         if standard.extends not in parents:
-            raise file.error(f"unknown standard '{standard.extends}'{nearest(standard.extends, parents)}", "extends")
+            raise file.error(
+                f"unknown standard '{standard.extends}'{nearest(standard.extends, parents)}", "extends"
+            )
         merged = _merge(parents[standard.extends], (*seen, path))
-    for key in ("prefetch", "command_bus", "data_bus_at", "refresh_at", "read_latency", "write_latency"):
+    for key in _SINGLE_FIELDS:
         value = getattr(standard, key)
         if value is not None:
             merged.fields[key] = value
@@ -247,7 +256,7 @@ def _merge(path: Path, seen: tuple[Path, ...] = ()) -> _Merged:
 def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
     file, standard = _standard_file(path)
     merged = _merge(path)
-    for key in ("prefetch", "command_bus", "data_bus_at", "refresh_at", "read_latency", "write_latency", "levels"):
+    for key in (*_SINGLE_FIELDS, "levels"):
         if not merged.fields.get(key):
             raise file.error("missing", key)
     levels: tuple[str, ...] = ("channel", *merged.fields["levels"])
@@ -264,7 +273,9 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
     counts = (1, *(org.levels[level] for level in levels[1:]))
     prefetch: int = merged.fields["prefetch"]
     if org.column % prefetch:
-        raise file.error(f"{org.column} is not a multiple of the prefetch {prefetch}", *at, "organisation", "column")
+        raise file.error(
+            f"{org.column} is not a multiple of the prefetch {prefetch}", *at, "organisation", "column"
+        )
     n_banks = int(np.prod(counts))
     if n_banks > 1024:
         raise file.error(f"{n_banks} banks a channel; at most 1024", *at, "organisation", "levels")
@@ -274,7 +285,10 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
         bits = int(np.prod(counts[below + 1 :])) * org.row * org.column * org.device_width
         if bits != org.density_Mb << 20:
             raise file.error(
-                f"the counts make {bits >> 20} Mb a device, not {org.density_Mb}", *at, "organisation", "density_Mb"
+                f"the counts make {bits >> 20} Mb a device, not {org.density_Mb}",
+                *at,
+                "organisation",
+                "density_Mb",
             )
 
     ticks: int = merged.fields.get("ticks_per_clock", 1)
@@ -289,7 +303,9 @@ def _resolve(path: Path, preset_name: str, overrides: dict[str, int]) -> Device:
         raise file.error("must be positive", *at, "timing", "tCK_ps")
     needed = {n for rule, _, _ in merged.rules for n in names_in(rule.gap)}
     needed |= names_in(merged.fields["read_latency"]) | names_in(merged.fields["write_latency"])
-    needed |= {n for command in merged.commands.values() if command.latency for n in names_in(command.latency)}
+    needed |= {
+        n for command in merged.commands.values() if command.latency for n in names_in(command.latency)
+    }
     for missing in sorted(needed - set(timing)):
         raise file.error("missing", *at, "timing", missing)
 
@@ -377,7 +393,9 @@ def _check_tables(file: ConfigFile, merged: _Merged, levels: tuple[str, ...]) ->
         for name in (*rule.first, *rule.then):
             if name not in merged.commands:
                 known = nearest(name, merged.commands)
-                raise origin.error(f"unknown command '{name}'{known}", "constraints", rule.level, i, rule.name)
+                raise origin.error(
+                    f"unknown command '{name}'{known}", "constraints", rule.level, i, rule.name
+                )
 
 
 def _override(
