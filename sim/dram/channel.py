@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
-from neardata.sim.dram import request_kernel as k
+from neardata.sim.dram import controller_kernel as k
 from neardata.sim.dram.config import ControllerConfig
 
 Table = NDArray[np.int64]
@@ -88,21 +90,25 @@ def refresh_plan(device: Device, mode: str) -> RefreshPlan | None:
     )
 
 
-def bus_form(device: Device) -> int:
-    """The kernel's ``bus`` argument."""
-    if not device.dual_command_bus:
-        return 0
-    return 2 if device.ticks_per_clock == 2 else 1
-
-
 def padded_banks(device: Device) -> int:
     """Banks the kernel is compiled for."""
     return max(16, 1 << (device.n_banks - 1).bit_length())
 
 
-def kernel_for(device: Device):  # type: ignore[no-untyped-def]
-    """The compiled request kernel of a device's geometry and command bus."""
-    return k.request_kernel(padded_banks(device), bus_form(device), "activate_second" in device.roles)
+def has_half_clock(device: Device) -> bool:
+    """Row commands may use either edge of the clock (HBM3)."""
+    return device.dual_command_bus and device.ticks_per_clock == 2
+
+
+def kernel_for(device: Device) -> Callable[..., Any]:
+    """The request kernel of a device's geometry and command bus."""
+    if device.dual_command_bus:
+        from neardata.sim.dram.dual_bus_kernel import dual_bus_kernel
+
+        return dual_bus_kernel(padded_banks(device), int(has_half_clock(device)))
+    from neardata.sim.dram.single_bus_kernel import single_bus_kernel
+
+    return single_bus_kernel(padded_banks(device), int("activate_second" in device.roles))
 
 
 def new_channel(
@@ -127,7 +133,6 @@ def new_channel(
     n_commands = len(device.commands)
     roles = [device.roles.get(role, device.roles[KINDS[i % 4]]) for i, role in enumerate(KINDS)]
     plan = refresh_plan(device, config.refresh)
-    split = "activate_second" in device.roles
     bank_level = len(device.levels) - 1
 
     # rules between the commands of requests, by bank group and by bank
@@ -136,8 +141,10 @@ def new_channel(
     n_groups = int(group.max()) + 1
     representative = np.array([np.flatnonzero(group == g)[0] for g in range(n_groups)])
     group_gap = np.full((len(KINDS), 4, n_groups, n_banks), k.NEVER, dtype=np.int64)
-    group_rule = np.zeros((len(KINDS), 4), dtype=np.int64)
-    bank_gap = np.full((len(KINDS), 4), k.NEVER, dtype=np.int64)
+    kind_table = np.zeros((len(KINDS), k.KIND_FIELDS), dtype=np.int64)
+    kind_table[:, k.K_COMMAND] = roles
+    kind_table[:, k.K_BUS_CYCLES] = np.array(device.command_cycles)[roles]
+    kind_table[:, k.K_BANK_GAP : k.K_BANK_GAP + 4] = k.NEVER
     for kind, first in enumerate(roles):
         for then_kind, then in enumerate(roles[:4]):
             wide = pair_gaps(device, first, then, same_bank=siblings_in_bank)
@@ -148,11 +155,11 @@ def new_channel(
                 rows = wide[representative]
                 implied = device.command_cycles[first] if same_bus else k.NEVER + 1
                 if (rows > implied).any():
-                    group_rule[kind, then_kind] = 1
+                    kind_table[kind, k.K_WIDE + then_kind] = 1
                     group_gap[kind, then_kind, :, :banks] = rows
             full = pair_gaps(device, first, then)
             if full is not None:
-                bank_gap[kind, then_kind] = full[0, 0]
+                kind_table[kind, k.K_BANK_GAP + then_kind] = full[0, 0]
 
     # all pairs, for commands issued by their table row alone
     pair_offset = np.full((n_commands, n_commands), -1, dtype=np.int64)
@@ -171,16 +178,18 @@ def new_channel(
     units = np.array([device.n_units(c) for c in range(n_commands)], dtype=np.int64)
     units[list(hot)] = n_banks
 
-    windows = [r for r in device.rules if r.window > 1]
-    n_windows = max(len(windows), 1)
-    window_node = np.zeros((n_windows, banks), dtype=np.int64)
-    window_row = np.full((n_windows, n_groups, n_banks), k.NEVER, dtype=np.int64)
+    windows = [rule for rule in device.rules if rule.window > 1]
+    n_windows, longest = max(len(windows), 1), max((rule.window for rule in windows), default=1)
+    window = np.full((n_windows, k.WINDOW_FIELDS), -1, dtype=np.int64)
+    window_node = np.zeros((n_windows, n_banks), dtype=np.int64)
+    window_gap = np.full((n_windows, n_groups, n_banks), k.NEVER, dtype=np.int64)
+    ring = np.full((n_windows, banks, longest + 1), k.NEVER, dtype=np.int64)
     for w, rule in enumerate(windows):
+        window[w] = rule.first, rule.then, rule.window, rule.gap
         node = device.node_of(rule.level)
-        window_node[w] = node
-        same = node[representative][:, None] == node[None, :]
-        window_row[w, :, :banks][same] = rule.gap
-    longest = max((r.window for r in windows), default=1)
+        window_node[w, :banks] = node
+        window_gap[w, :, :banks][node[representative][:, None] == node[None, :]] = rule.gap
+        ring[w, :, rule.window] = 0  # place of the oldest
 
     cover_start = np.zeros((n_commands, int(units.max()) + 1), dtype=np.int64)
     cover: list[Table] = []
@@ -192,70 +201,59 @@ def new_channel(
             at += len(cover[-1])
             cover_start[c, u + 1] = at
 
-    cfg = np.zeros(k.CONFIG_SIZE, dtype=np.int64)
-    cfg[k.C_READ_QUEUE], cfg[k.C_WRITE_QUEUE] = config.read_queue, config.write_queue
+    r = np.zeros(k.SCALARS, dtype=np.int64)
+    r[k.C_READ_QUEUE], r[k.C_WRITE_QUEUE] = config.read_queue, config.write_queue
     # thresholds as the peer compares them: entry counts against single-precision products
     high = np.float32(config.write_high) * np.float32(config.write_queue)
     low = np.float32(config.write_low) * np.float32(config.write_queue)
-    cfg[k.C_WRITE_HIGH], cfg[k.C_WRITE_LOW] = int(np.floor(high)), int(np.ceil(low))
-    cfg[k.C_ROW_HIT] = config.scheduler == "frfcfs-rowhit"
-    cfg[k.C_PAGE] = ("open", "closed", "timeout").index(config.page)
-    cfg[k.C_TIMEOUT] = config.page_timeout
-    cfg[k.C_READ_LATENCY], cfg[k.C_WRITE_LATENCY] = device.read_latency, device.write_latency
-    cfg[k.C_LOG], cfg[k.C_COMPLETIONS] = log, completions
-    cfg[k.C_WINDOWS], cfg[k.C_COMMANDS] = len(windows), n_commands
-    cfg[[k.C_COLUMN_BITS, k.C_BANK_BITS, k.C_ROW_BITS]] = field_bits
+    r[k.C_WRITE_HIGH], r[k.C_WRITE_LOW] = int(np.floor(high)), int(np.ceil(low))
+    r[k.C_ROW_HIT] = config.scheduler == "frfcfs-rowhit"
+    r[k.C_PAGE] = ("open", "closed", "timeout").index(config.page)
+    r[k.C_TIMEOUT] = config.page_timeout
+    r[k.C_READ_LATENCY], r[k.C_WRITE_LATENCY] = device.read_latency, device.write_latency
+    r[k.C_LOG], r[k.C_COMPLETIONS] = log, completions
+    r[k.C_WINDOWS], r[k.C_COMMANDS] = len(windows), n_commands
+    r[k.C_GROUPS], r[k.C_MAX_UNITS] = n_groups, units.max()
+    r[[k.C_COLUMN_BITS, k.C_BANK_BITS, k.C_ROW_BITS]] = field_bits
     if plan is not None:
-        cfg[k.C_REFRESH_INTERVAL] = plan.interval
-        cfg[k.C_REFRESH_ROUNDS], cfg[k.C_REFRESH_WIDTH] = plan.rounds.shape
-        cfg[k.C_REFRESH_COMMAND], cfg[k.C_REFRESH_PRECHARGE] = plan.command, plan.precharge
-    if split:
-        cfg[k.C_ACT2], cfg[k.C_ACT2_DEADLINE] = device.roles["activate_second"], device.ticks("nAAD")
-        cfg[k.C_SYNC_READ], cfg[k.C_SYNC_WRITE] = device.roles["sync_read"], device.roles["sync_write"]
-        after = device.burst_cycles + device.ticks("nWCKPST")
-        cfg[k.C_SYNC_READ_HOLD] = device.ticks("nCL") + after
-        cfg[k.C_SYNC_WRITE_HOLD] = device.ticks("nCWL") + after
+        r[k.C_REFRESH_INTERVAL] = plan.interval
+        r[k.C_REFRESH_ROUNDS], r[k.C_REFRESH_WIDTH] = plan.rounds.shape
+        r[k.C_REFRESH_COMMAND], r[k.C_REFRESH_PRECHARGE] = plan.command, plan.precharge
+    if "activate_second" in device.roles:
+        r[k.C_ACT2], r[k.C_ACT2_DEADLINE] = device.roles["activate_second"], device.ticks("nAAD")
+        r[k.C_SYNC_READ], r[k.C_SYNC_WRITE] = device.roles["sync_read"], device.roles["sync_write"]
+        hold = device.burst_cycles + device.ticks("nWCKPST")
+        r[k.C_SYNC_READ_HOLD] = device.ticks("nCL") + hold
+        r[k.C_SYNC_WRITE_HOLD] = device.ticks("nCWL") + hold
+    r[k.R_NOW] = 1
+    r[k.R_MODE_STALE] = 1
+    r[k.R_NEXT_REFRESH] = plan.interval if plan else k.INF
+    r[k.R_ACT2_SLOT] = r[k.R_SYNC_SLOT] = -1
 
-    pool = config.read_queue + config.write_queue + n_banks + 1
-    register = np.zeros(k.REGISTERS, dtype=np.int64)
-    register[k.R_NOW] = 1
-    register[k.R_MODE_STALE] = 1
-    register[k.R_FREE] = pool
-    register[k.R_NEXT_REFRESH] = plan.interval if plan else k.INF
-    register[k.R_ACT2_SLOT] = register[k.R_SYNC_SLOT] = -1
+    slots = config.read_queue + config.write_queue + n_banks + 1
+    pool = np.zeros((slots, k.REQUEST_FIELDS), dtype=np.int64)
+    pool[:, k.NEXT] = np.arange(1, slots + 1)
+    bank = np.full((n_banks, k.BANK_FIELDS), -1, dtype=np.int64)
+    bank[:, k.B_OPEN_ROW] = k.CLOSED
+    bank[:, k.B_LAST_COLUMN] = 0
+    bank[:banks, k.B_GROUP] = group
+    bank[:banks, k.B_NODE] = device.node_of(device.refresh_at)
     refresh_nodes = int(device.node_of(device.refresh_at).max()) + 1
 
     def full(shape: int | tuple[int, ...], value: int = 0) -> Table:
         return np.full(shape, value, dtype=np.int64)
 
     return k.Channel(
-        config=cfg, register=register, stat=full(k.STATS), last_stat=full(k.STATS),
-        slices=np.ascontiguousarray(slices, dtype=np.int64),
-        ready_rd=full(n_banks), ready_wr=full(n_banks), ready_act=full(n_banks), ready_pre=full(n_banks),
-        key_rd=full(n_banks, k.INF), key_wr=full(n_banks, k.INF),
-        key_act=full(n_banks, k.INF), key_pre=full(n_banks, k.INF), offers=full(4),
-        open_row=full(n_banks, k.CLOSED), active=full(n_banks, -1), hit=full((2, n_banks), -1),
-        other=full((2, n_banks), -1), head=full((2, n_banks), -1), tail=full((2, n_banks), -1),
-        pool=full((pool, k.FIELDS)), free=np.arange(pool, dtype=np.int64), last_column=full(n_banks),
-        group=np.pad(group, (0, n_banks - banks)).astype(np.int64), group_gap=group_gap,
-        group_rule=group_rule, bank_gap=bank_gap,
-        bus_cycles=np.array(device.command_cycles, dtype=np.int64),
-        command_of_kind=np.array(roles, dtype=np.int64),
-        window_first=np.array([r.first for r in windows] or [-1], dtype=np.int64),
-        window_then=np.array([r.then for r in windows] or [-1], dtype=np.int64),
-        window_length=np.array([r.window for r in windows] or [1], dtype=np.int64),
-        window_gap=np.array([r.gap for r in windows] or [0], dtype=np.int64),
-        window_row=window_row, window_node=window_node,
-        window_ring=full((n_windows, banks, longest), k.NEVER), window_at=full((n_windows, banks)),
-        last_issue=full((n_commands, int(units.max())), k.NEVER), pair_offset=pair_offset,
+        r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF), pool=pool,
+        kind=kind_table, gap=group_gap.ravel(), window=window, window_node=window_node,
+        window_ring=ring, window_gap=window_gap.ravel(),
+        last_issue=full(n_commands * int(units.max()), k.NEVER), book=full(k.BOOK),
+        slices=np.ascontiguousarray(slices, dtype=np.int64), pair_offset=pair_offset,
         pair_gap=np.concatenate([full(0), *pairs]), units=units, unit_of=np.stack(device.unit_of),
+        bus_cycles=np.array(device.command_cycles, dtype=np.int64),
         refresh_units=plan.rounds.ravel() if plan else full(1),
-        cover_start=cover_start, cover_bank=np.concatenate(cover).astype(np.int64),
-        pending=full(4096),
-        node_of_bank=device.node_of(device.refresh_at), open_banks=full(refresh_nodes),
-        open_since=full(refresh_nodes), open_cycles=full(refresh_nodes), command_count=full(n_commands),
-        filter=full(k.FILTER), recent_depart=full(k.RECENT), recent_latency=full(k.RECENT),
-        histogram=full(2 * k.HISTOGRAM),
+        cover_start=cover_start, cover_bank=np.concatenate(cover).astype(np.int64), pending=full(4096),
+        node=full((refresh_nodes, 3)), command_count=full(n_commands),
     )  # fmt: skip
 
 
@@ -283,7 +281,7 @@ def _check(device: Device, config: ControllerConfig) -> None:
                     f"{device.name} times {automatic} unlike {plain}; closed pages are not modelled for it",
                     key="controller.page",
                 )
-    if bus_form(device) == 2:
+    if has_half_clock(device):
         pre = device.roles["precharge"]
         gap = max((r.gap for r in device.rules if r.first == r.then == pre), default=0)
         if gap < 2:

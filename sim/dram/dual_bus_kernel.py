@@ -1,0 +1,234 @@
+"""The request kernel of devices with a row and a column command bus (HBM)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+from neardata.sim.dram.controller_kernel import (
+    ACT, AGE_SHIFT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT,
+    DRAINED, INF, K_BUS_CYCLES, KEY_MASK, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
+    R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING,
+    R_READS, R_WRITES, RD, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
+    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
+    least_on_clock, new_mode, pending_refresh, ready_of, switch_mode,
+)  # fmt: skip
+
+
+@functools.cache
+def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
+    """The kernel for ``n_banks`` banks, compiled on its first call.
+
+    In each tick a column command may issue, then a row command. ``half_clock``: ticks are half
+    clocks, and off the clock edge (even ticks) only precharges may issue (HBM3). Arguments and
+    result of the kernel as for `single_bus_kernel`.
+    """
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def run(ch, address, is_write, arrival, n, final, log, done):
+        r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
+        kinds, gap, last_issue, counts = ch.kind, ch.gap, ch.last_issue, ch.command_count
+        window, window_node, ring, window_gap = ch.window, ch.window_node, ch.window_ring, ch.window_gap
+        node, slices, bus_cycles = ch.node, ch.slices, ch.bus_cycles
+        now = r[R_NOW]
+        i = 0
+        log_limit = len(log) - LOG_MARGIN
+        timeout = r[C_PAGE] == PAGE_TIMEOUT
+        timed = len(arrival) > 0
+        blocked = False
+        stale, stale_row = True, True  # the best column / row candidate must be found anew
+        best_tick, best_key, best_kind = INF, INF, -1
+        row_tick, row_key, row_kind = INF, INF, -1
+        while True:
+            # 1. one request may enter per tick, in order
+            if r[C_LOG] and r[R_LOG] > log_limit:
+                status = LOG_FULL
+                break
+            if i < n:
+                kind = is_write[i]
+                if blocked:
+                    blocked = r[R_READS + kind] >= r[C_READ_QUEUE + kind]
+                if not blocked and (not timed or arrival[i] < now):
+                    taken = accept(
+                        address[i], kind, now, r, bank, key, pool, book, slices, done, n_banks
+                    )
+                    if taken == -2:
+                        blocked = True
+                    else:
+                        i += 1
+                        if taken >= 0:
+                            kind, b = taken >> AGE_SHIFT, taken & BANK_MASK
+                            t = ready[kind * n_banks + b]
+                            if kind <= WR and not stale:
+                                t = max(t, max(now, r[R_COLUMN_FREE]))
+                                if half_clock:
+                                    t |= 1
+                                if t < best_tick:
+                                    best_tick, best_kind, best_key = t, kind, key[kind * n_banks + b]
+                            elif kind > WR and not stale_row:
+                                t = max(t, max(now, r[R_BUS_FREE]))
+                                if half_clock and kind == ACT:
+                                    t |= 1
+                                if t < row_tick:
+                                    row_tick, row_kind, row_key = t, kind, key[kind * n_banks + b]
+                        if i == n and final:
+                            last_accepted(r, ch.last, book, now)
+            elif not final:
+                status = MORE_REQUESTS
+                break
+            elif r[R_READS] == 0 and r[R_WRITES] == 0 and r[R_ACTIVE] == 0:
+                status = DRAINED
+                break
+
+            # 2. refresh falls due
+            if now == r[R_NEXT_REFRESH]:
+                due_refresh(ch)
+            next_tick = r[R_NEXT_REFRESH]
+            if i < n:
+                if timed and arrival[i] >= now:
+                    next_tick = min(next_tick, arrival[i] + 1)
+                elif not blocked:
+                    next_tick = now + 1
+
+            # 3. column bus
+            column = -1
+            if r[R_PENDING]:
+                # a refresh due stops all requests but the activated ones
+                base = max(now, r[R_COLUMN_FREE])
+                best = least_active(ready, key, base, n_banks)
+                if best < INF:
+                    t = base + (best >> WAIT_SHIFT)
+                    if half_clock:
+                        t |= 1
+                        # the oldest of those ready at the clock edge
+                        best = least_active(ready, key, t, n_banks)
+                    if t <= now:
+                        column = bank[best & BANK_MASK, B_ACTIVE]
+                    next_tick = min(next_tick, t)
+                stale = True
+            else:
+                while True:
+                    if stale:
+                        base = max(now, r[R_COLUMN_FREE])
+                        best_key, best_kind, best_tick = INF, -1, INF
+                        if half_clock:
+                            base |= 1
+                        for kind in (RD, WR):
+                            if r[R_OFFERS + kind]:
+                                if half_clock:
+                                    best = least_on_clock(ready, key, kind, base, n_banks)
+                                else:
+                                    best = least(ready, key, kind, base, n_banks)
+                                if best < best_key:
+                                    best_key, best_kind = best, kind
+                        if best_kind >= 0:
+                            best_tick = base + (best_key >> WAIT_SHIFT)
+                            best_key &= KEY_MASK
+                        stale = False
+                    # the watermarks are looked at only when no activated request goes
+                    if r[R_MODE_STALE] == 0 or (best_tick <= now and best_key < CLASS_BIT):
+                        break
+                    if half_clock and now & 1 == 0:
+                        break
+                    mode = new_mode(r)
+                    r[R_MODE_STALE] = 0
+                    if mode == r[R_MODE]:
+                        break
+                    switch_mode(mode, r, bank, key, pool, n_banks)
+                    stale = True
+                    stale_row = True
+                if best_tick <= now:
+                    b = best_key & BANK_MASK
+                    if best_key < CLASS_BIT:
+                        column = bank[b, B_ACTIVE]
+                    else:
+                        column = bank[b, B_HIT + best_kind]
+            issued = column >= 0
+            if issued:
+                kind = issue_column(
+                    column, now, r, bank, ready, key, pool, kinds, gap, last_issue, counts, book, node,
+                    log, done, n_banks,
+                )  # fmt: skip
+                r[R_COLUMN_FREE] = now + kinds[kind, K_BUS_CYCLES]
+                stale = True
+                stale_row = True
+
+            # 4. row bus
+            if r[R_PENDING]:
+                command, unit, held = pending_refresh(ch)
+                if not held:
+                    t = max(ready_of(ch, command, unit), max(r[R_BUS_FREE], now))
+                    if half_clock and command == r[C_REFRESH_COMMAND]:
+                        t |= 1
+                    if t <= now:
+                        r[R_BUS_FREE] = now + bus_cycles[issue_refresh_step(ch, now, n_banks, log)]
+                        issued = True
+                        stale = True
+                    next_tick = min(next_tick, t)
+                stale_row = True
+            else:
+                if r[R_MODE_STALE]:
+                    mode = new_mode(r)
+                    r[R_MODE_STALE] = 0
+                    if mode != r[R_MODE]:
+                        switch_mode(mode, r, bank, key, pool, n_banks)
+                        stale = True
+                        stale_row = True
+                if stale_row:
+                    base = max(now, r[R_BUS_FREE])
+                    row_key, row_kind, row_tick = INF, -1, INF
+                    if r[R_OFFERS + PRE]:
+                        row_key, row_kind = least(ready, key, PRE, base, n_banks), PRE
+                    if r[R_OFFERS + ACT]:
+                        if half_clock:
+                            best = least_on_clock(ready, key, ACT, base | 1, n_banks)
+                            best += ((base | 1) - base) << WAIT_SHIFT
+                        else:
+                            best = least(ready, key, ACT, base, n_banks)
+                        if best < row_key:
+                            row_key, row_kind = best, ACT
+                    if row_kind >= 0:
+                        row_tick = base + (row_key >> WAIT_SHIFT)
+                        row_key &= KEY_MASK
+                    stale_row = False
+                if row_tick <= now:
+                    if row_kind == ACT:
+                        issue_activate(
+                            row_key & BANK_MASK, now, 0, r, bank, ready, key, pool, kinds, gap, window,
+                            window_node, ring, window_gap, last_issue, counts, book, node, log, n_banks,
+                        )  # fmt: skip
+                    else:
+                        issue_precharge(
+                            row_key & BANK_MASK, now, r, bank, ready, key, pool, kinds, gap, last_issue,
+                            counts, node, log, n_banks,
+                        )  # fmt: skip
+                    r[R_BUS_FREE] = now + kinds[row_kind, K_BUS_CYCLES]
+                    stale = True
+                    stale_row = True
+                    issued = True
+                elif timeout:
+                    when, b = idle_bank(r, bank, ready, max(now, r[R_BUS_FREE]), n_banks)
+                    if when <= now:
+                        r[R_BUS_FREE] = now + bus_cycles[close_idle(ch, b, now, n_banks, log)]
+                        stale_row = True
+                        issued = True
+                    next_tick = min(next_tick, when)
+
+            # 5. the next tick, or with nothing issued the next event
+            if issued:
+                now += 1
+                continue
+            if r[R_PENDING] == 0:
+                next_tick = min(next_tick, row_tick)
+                next_tick = now + 1 if stale else min(next_tick, best_tick)
+            if next_tick == INF:
+                status = STUCK
+                break
+            now = max(next_tick, now + 1)
+        r[R_NOW] = now
+        return status, i
+
+    return run
