@@ -191,8 +191,7 @@ def parse_block(text: bytes, form: TextFormat, first: int) -> Parsed | None:
     if "op" in spans:
         write = _operations(data, *spans["op"], form)
     else:
-        flag = _digits(data, *spans["write"], 10)
-        write = None if flag is None or (flag > 1).any() else flag == 1
+        write = _flags(data, *spans["write"])
     if write is None:
         return None
     return address, write, arrival, np.arange(first, first + lines)
@@ -212,6 +211,12 @@ def _operations(data: Bytes, start: Columns, end: Columns, form: TextFormat) -> 
         if ((data[start[is_write] + i] & fold) != write[i]).any():
             return None
     return is_write
+
+
+def _flags(data: Bytes, start: Columns, end: Columns) -> NDArray[np.bool_] | None:
+    """Column of 0 and 1; None if anything else stands there."""
+    flag = data[start] - np.uint8(ord("0"))
+    return None if (flag > 1).any() or (end - start != 1).any() else flag == 1
 
 
 def _addresses(data: Bytes, start: Columns, end: Columns, form: TextFormat) -> Columns | None:
