@@ -47,7 +47,7 @@ class Trace:
         try:
             self._raw = io.BufferedReader(io.FileIO(path), HEAD)
             self._size = path.stat().st_size if path.is_file() else 0
-            self._stream: io.BufferedReader = self._raw
+            self._stream: io.BufferedReader[Any] = self._raw
             if self._raw.peek(HEAD).startswith(GZIP_MAGIC):
                 self._stream = io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=self._raw)), HEAD)
             head = self._stream.peek(HEAD)

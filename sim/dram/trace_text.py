@@ -188,10 +188,7 @@ def parse_block(text: bytes, form: TextFormat, first: int) -> Parsed | None:
     arrival = _digits(data, *spans["arrival"], 10) if "arrival" in spans else None
     if address is None or ("arrival" in spans and arrival is None):
         return None
-    if "op" in spans:
-        write = _operations(data, *spans["op"], form)
-    else:
-        write = _flags(data, *spans["write"])
+    write = _operations(data, *spans["op"], form) if "op" in spans else _flags(data, *spans["write"])
     if write is None:
         return None
     return address, write, arrival, np.arange(first, first + lines)

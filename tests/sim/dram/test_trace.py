@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from neardata.arch.errors import InputError
 from neardata.sim.dram import trace_text
 from neardata.sim.dram.trace import open_trace
@@ -227,8 +228,8 @@ def test_unreadable_files_are_told(tmp_path):
 
 
 WORD = st.sampled_from(
-    ["LD", "ST", "READ", "write", "0", "7", "12", "0x1f", "0XAB", "1f", "ffffffffffffffff", "999999999999999999",
-     "9999999999999999999", "0x", "x", "#", "-1", "LDD", ""]
+    ["LD", "ST", "READ", "write", "0", "7", "12", "0x1f", "0XAB", "1f", "ffffffffffffffff",
+     "999999999999999999", "9999999999999999999", "0x", "x", "#", "-1", "LDD", ""]
 )  # fmt: skip
 LINE = st.lists(WORD, min_size=0, max_size=4).map(" ".join)
 GOOD = st.one_of(

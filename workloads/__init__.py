@@ -1,0 +1,1 @@
+"""What work is: operator graphs, configurations, traces, request patterns."""
