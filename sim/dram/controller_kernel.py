@@ -25,6 +25,8 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
+from neardata.sim.dram.lanes_kernel import push, raise_lane, set_lane
+
 INF = 1 << 62
 NEVER = -(1 << 60)
 
@@ -98,53 +100,22 @@ refreshes due. node: (N, 3) open banks, since when, cycles so far. command_count
 """
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def least(ready, key, kind, base, n_banks):
-    """Least candidate key of a kind, waits counted from ``base``."""
-    best = INF
-    at = kind * n_banks
-    for b in range(n_banks):
-        wait = max(ready[at + b] - base, 0)
-        best = min(best, (wait << WAIT_SHIFT) + key[at + b])
-    return best
-
-
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def least_on_clock(ready, key, kind, base, n_banks):
-    """Like `least` for commands that issue on odd ticks only (``base`` is odd)."""
-    best = INF
-    at = kind * n_banks
-    for b in range(n_banks):
-        wait = (max(ready[at + b] - base, 0) + 1) & -2
-        best = min(best, (wait << WAIT_SHIFT) + key[at + b])
-    return best
-
-
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def push(ready, kind, gap, at, t, n_banks):
-    """No command of ``kind`` before ``t + gap[at + bank]``."""
-    to = kind * n_banks
-    for b in range(n_banks):
-        ready[to + b] = max(ready[to + b], t + gap[at + b])
-
-
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def after(kind, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks):
     """Push the timing rules that follow a command of a bank; its number."""
     groups = r[C_GROUPS]
     g = bank[b, B_GROUP]
     for then in range(4):
         if kinds[kind, K_WIDE + then]:
-            push(ready, then, gap, ((kind * 4 + then) * groups + g) * n_banks, t, n_banks)
-        at = then * n_banks + b
-        ready[at] = max(ready[at], t + kinds[kind, K_BANK_GAP + then])
+            push(ready, then * n_banks, gap, ((kind * 4 + then) * groups + g) * n_banks, t, n_banks)
+        raise_lane(ready, then * n_banks, b, t + kinds[kind, K_BANK_GAP + then])
     command = kinds[kind, K_COMMAND]
     last_issue[command * r[C_MAX_UNITS] + b] = t
     command_count[command] += 1
     return command
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def record(r, log, t, command, unit, row, column, kind):
     if r[C_LOG]:
         n = r[R_LOG]
@@ -157,7 +128,7 @@ def record(r, log, t, command, unit, row, column, kind):
         r[R_LOG] = n + 1
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def opened(bank, node, b, t):
     n = bank[b, B_NODE]
     if node[n, 0] == 0:
@@ -165,7 +136,7 @@ def opened(bank, node, b, t):
     node[n, 0] += 1
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def closed(bank, node, b, t):
     n = bank[b, B_NODE]
     node[n, 0] -= 1
@@ -173,7 +144,7 @@ def closed(bank, node, b, t):
         node[n, 2] += t - node[n, 1]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def sort_out(bank, pool, b):
     """Find a bank's candidates anew after its row changed."""
     row = bank[b, B_OPEN_ROW]
@@ -195,7 +166,7 @@ def sort_out(bank, pool, b):
             bank[b, B_OTHER + q] = other
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def offer(r, bank, key, pool, b, n_banks):
     """Put a bank's candidates under the current write mode into the key table."""
     rd, wr, act, pre = INF, INF, INF, INF
@@ -225,13 +196,13 @@ def offer(r, bank, key, pool, b, n_banks):
     r[R_OFFERS + WR] += int(wr != INF) - int(key[n_banks + b] != INF)
     r[R_OFFERS + ACT] += int(act != INF) - int(key[2 * n_banks + b] != INF)
     r[R_OFFERS + PRE] += int(pre != INF) - int(key[3 * n_banks + b] != INF)
-    key[b] = rd
-    key[n_banks + b] = wr
-    key[2 * n_banks + b] = act
-    key[3 * n_banks + b] = pre
+    set_lane(key, 0, b, rd)
+    set_lane(key, n_banks, b, wr)
+    set_lane(key, 2 * n_banks, b, act)
+    set_lane(key, 3 * n_banks, b, pre)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def complete(r, book, done, ident, arrive, issue, depart, kind):
     """A request is over (or will be, at ``depart``)."""
     if r[C_COMPLETIONS]:
@@ -258,12 +229,12 @@ def complete(r, book, done, ident, arrive, issue, depart, kind):
         r[R_LATENCY_HEAD] = (n + 1) & (RECENT - 1)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def filter_slot(address):
     return ((address * 0x1E3779B97F4A7C15) >> 40) & (FILTER - 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def leave_queue(r, bank, pool, book, s, q, b):
     """Take a request out of its list."""
     later, earlier = pool[s, NEXT], pool[s, PREVIOUS]
@@ -281,7 +252,7 @@ def leave_queue(r, bank, pool, book, s, q, b):
     r[R_MODE_STALE] = 1
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_column(
     s, t, r, bank, ready, key, pool, kinds, gap, last_issue, command_count, book, node, log, done, n_banks
 ):
@@ -322,7 +293,7 @@ def issue_column(
     return kind
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_activate(
     b, t, split, r, bank, ready, key, pool, kinds, gap, window, window_node, window_ring, window_gap,
     last_issue, command_count, book, node, log, n_banks,
@@ -347,7 +318,7 @@ def issue_activate(
             window_ring[w, n, length] = at
             if window[w, W_THEN] == act:
                 oldest = window_ring[w, n, at]
-                push(ready, ACT, window_gap, (w * r[C_GROUPS] + g) * n_banks, oldest, n_banks)
+                push(ready, ACT * n_banks, window_gap, (w * r[C_GROUPS] + g) * n_banks, oldest, n_banks)
     record(r, log, t, act, b, pool[s, ROW], pool[s, COLUMN], mode)
     opened(bank, node, b, t)
     bank[b, B_LAST_COLUMN] = t
@@ -363,7 +334,7 @@ def issue_activate(
     offer(r, bank, key, pool, b, n_banks)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_precharge(
     b, t, r, bank, ready, key, pool, kinds, gap, last_issue, command_count, node, log, n_banks
 ):
@@ -381,7 +352,7 @@ def issue_precharge(
     offer(r, bank, key, pool, b, n_banks)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def accept(address, kind, now, r, bank, key, pool, book, slices, done, n_banks):
     """Try to take a request in.
 
@@ -455,7 +426,7 @@ def accept(address, kind, now, r, bank, key, pool, book, slices, done, n_banks):
     return (offered << AGE_SHIFT) | b
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def new_mode(r):
     """Write mode after a look at the watermarks."""
     if r[R_MODE] == RD:
@@ -463,14 +434,14 @@ def new_mode(r):
     return RD if r[R_WRITES] < r[C_WRITE_LOW] and r[R_READS] != 0 else WR
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def switch_mode(mode, r, bank, key, pool, n_banks):
     r[R_MODE] = mode
     for b in range(n_banks):
         offer(r, bank, key, pool, b, n_banks)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def least_active(ready, key, base, n_banks):
     """Least key among activated requests only."""
     best = INF
@@ -480,7 +451,7 @@ def least_active(ready, key, base, n_banks):
     return best
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def ready_of(ch, command, unit):
     """First tick at which a command breaks no rule, from the last issues of all others."""
     ready = 0
@@ -500,14 +471,14 @@ def ready_of(ch, command, unit):
     return ready
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def issue_other(ch, command, unit, t, row, column, kind, n_banks, log):
     """Issue a command by its table row alone: maintenance, second activate, sync."""
     r = ch.r
     for then in range(4):
         offset = ch.pair_offset[command, ch.kind[then, K_COMMAND]]
         if offset >= 0:
-            push(ch.ready, then, ch.pair_gap, offset + unit * n_banks, t, n_banks)
+            push(ch.ready, then * n_banks, ch.pair_gap, offset + unit * n_banks, t, n_banks)
     act = ch.kind[ACT, K_COMMAND]
     for w in range(r[C_WINDOWS]):
         if ch.window[w, W_FIRST] == command:
@@ -522,13 +493,13 @@ def issue_other(ch, command, unit, t, row, column, kind, n_banks, log):
                     ch.window_ring[w, n, length] = at
                     if ch.window[w, W_THEN] == act:
                         gaps = (w * r[C_GROUPS] + ch.bank[b, B_GROUP]) * n_banks
-                        push(ch.ready, ACT, ch.window_gap, gaps, ch.window_ring[w, n, at], n_banks)
+                        push(ch.ready, ACT * n_banks, ch.window_gap, gaps, ch.window_ring[w, n, at], n_banks)
     ch.last_issue[command * r[C_MAX_UNITS] + unit] = t
     ch.command_count[command] += 1
     record(r, log, t, command, unit, row, column, kind)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def pending_refresh(ch):
     """(command, unit, blocked): what the oldest refresh due needs next."""
     refresh = ch.r[C_REFRESH_COMMAND]
@@ -546,7 +517,7 @@ def pending_refresh(ch):
     return precharge, ch.unit_of[precharge, ch.cover_bank[first]], blocked
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def issue_refresh_step(ch, t, n_banks, log):
     """The refresh, or the precharge before it; its number."""
     r = ch.r
@@ -566,7 +537,7 @@ def issue_refresh_step(ch, t, n_banks, log):
     return command
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def due_refresh(ch):
     """Queue the refreshes of this interval."""
     r = ch.r
@@ -579,7 +550,7 @@ def due_refresh(ch):
     r[R_NEXT_REFRESH] += r[C_REFRESH_INTERVAL]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def idle_bank(r, bank, ready, now, n_banks):
     """Timeout policy: (tick, bank) of the next idle row to close, lowest bank first once due."""
     when, which = INF, -1
@@ -591,7 +562,7 @@ def idle_bank(r, bank, ready, now, n_banks):
     return when, which
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def close_idle(ch, b, t, n_banks, log):
     r, bank = ch.r, ch.bank
     row = bank[b, B_OPEN_ROW]
@@ -604,7 +575,7 @@ def close_idle(ch, b, t, n_banks, log):
     return pre
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def last_accepted(r, last, book, now):
     """Keep the counters of the moment the last request went in (where the peer's run ends)."""
     r[S_LAST_ACCEPT] = now - 1
@@ -613,7 +584,8 @@ def last_accepted(r, last, book, now):
         if book[F_DEPART + i] > now - 1:
             returned -= book[F_LATENCY + i]
     r[S_DEPARTED_LATENCY] = returned
-    last[:] = r
+    for i in range(len(r)):
+        last[i] = r[i]
 
 
 def empty_log(capacity: int, columns: int) -> np.ndarray:

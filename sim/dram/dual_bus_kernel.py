@@ -13,9 +13,10 @@ from neardata.sim.dram.controller_kernel import (
     DRAINED, INF, K_BUS_CYCLES, KEY_MASK, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
     R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING,
     R_READS, R_WRITES, RD, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
-    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    least_on_clock, new_mode, pending_refresh, ready_of, switch_mode,
+    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least_active,
+    new_mode, pending_refresh, ready_of, switch_mode,
 )  # fmt: skip
+from neardata.sim.dram.lanes_kernel import least
 
 
 @functools.cache
@@ -27,7 +28,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
     result of the kernel as for `single_bus_kernel`.
     """
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def run(ch, address, is_write, arrival, n, final, log, done):
         r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
         kinds, gap, last_issue, counts = ch.kind, ch.gap, ch.last_issue, ch.command_count
@@ -118,10 +119,9 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                             base |= 1
                         for kind in (RD, WR):
                             if r[R_OFFERS + kind]:
-                                if half_clock:
-                                    best = least_on_clock(ready, key, kind, base, n_banks)
-                                else:
-                                    best = least(ready, key, kind, base, n_banks)
+                                best = least(
+                                    ready, key, kind * n_banks, base, half_clock, WAIT_SHIFT, n_banks
+                                )
                                 if best < best_key:
                                     best_key, best_kind = best, kind
                         if best_kind >= 0:
@@ -181,13 +181,12 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                     base = max(now, r[R_BUS_FREE])
                     row_key, row_kind, row_tick = INF, -1, INF
                     if r[R_OFFERS + PRE]:
-                        row_key, row_kind = least(ready, key, PRE, base, n_banks), PRE
+                        row_key = least(ready, key, PRE * n_banks, base, 0, WAIT_SHIFT, n_banks)
+                        row_kind = PRE
                     if r[R_OFFERS + ACT]:
-                        if half_clock:
-                            best = least_on_clock(ready, key, ACT, base | 1, n_banks)
-                            best += ((base | 1) - base) << WAIT_SHIFT
-                        else:
-                            best = least(ready, key, ACT, base, n_banks)
+                        edge = base | 1 if half_clock else base
+                        best = least(ready, key, ACT * n_banks, edge, half_clock, WAIT_SHIFT, n_banks)
+                        best += (edge - base) << WAIT_SHIFT
                         if best < row_key:
                             row_key, row_kind = best, ACT
                     if row_kind >= 0:

@@ -14,9 +14,10 @@ from neardata.sim.dram.controller_kernel import (
     LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG,
     R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
     R_WRITES, RD, ROW, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
-    issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
+    issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least_active,
     new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode,
 )  # fmt: skip
+from neardata.sim.dram.lanes_kernel import least
 
 
 @functools.cache
@@ -29,7 +30,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
     many requests it took.
     """
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def run(ch, address, is_write, arrival, n, final, log, done):
         r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
         kinds, gap, last_issue, counts = ch.kind, ch.gap, ch.last_issue, ch.command_count
@@ -121,17 +122,17 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                         base = max(now, r[R_BUS_FREE])
                         best_key, best_kind, best_tick = INF, -1, INF
                         if r[R_OFFERS + RD]:
-                            best_key, best_kind = least(ready, key, RD, base, n_banks), RD
+                            best_key, best_kind = least(ready, key, RD * n_banks, base, 0, WAIT_SHIFT, n_banks), RD
                         if r[R_OFFERS + WR]:
-                            best = least(ready, key, WR, base, n_banks)
+                            best = least(ready, key, WR * n_banks, base, 0, WAIT_SHIFT, n_banks)
                             if best < best_key:
                                 best_key, best_kind = best, WR
                         if r[R_OFFERS + ACT] and (not split or r[R_ACT2_SLOT] < 0):
-                            best = least(ready, key, ACT, base, n_banks)
+                            best = least(ready, key, ACT * n_banks, base, 0, WAIT_SHIFT, n_banks)
                             if best < best_key:
                                 best_key, best_kind = best, ACT
                         if r[R_OFFERS + PRE]:
-                            best = least(ready, key, PRE, base, n_banks)
+                            best = least(ready, key, PRE * n_banks, base, 0, WAIT_SHIFT, n_banks)
                             if best < best_key:
                                 best_key, best_kind = best, PRE
                         if best_kind >= 0:

@@ -1,0 +1,131 @@
+"""Operations on runs of eight banks at a time, as vector instructions.
+
+LLVM unrolls short loops over the banks into scalar code before its vectoriser sees them, which
+costs the request kernels half their speed; so these few loops are built from vector
+instructions directly. Each has its plain meaning in its docstring. Tables are one-dimensional
+int64 arrays, ``n`` a multiple of eight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 8
+_I64 = ir.IntType(64)
+_VECTOR = ir.VectorType(_I64, LANES)
+_INDEX = ir.Constant(_VECTOR, [ir.Constant(_I64, i) for i in range(LANES)])
+_ZERO = ir.Constant(_VECTOR, [ir.Constant(_I64, 0)] * LANES)
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.Constant(ir.IntType(32), 0)] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), mask)
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    kind = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _max(builder: Any, a: Any, b: Any) -> Any:
+    return _call(builder, "llvm.smax.v8i64", _VECTOR, a, b)
+
+
+class _Table:
+    """A one-dimensional int64 array inside an intrinsic."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
+        self.builder = builder
+        self.data = context.make_array(kind)(context, builder, value).data
+
+    def _at(self, index: Any) -> Any:
+        pointer = self.builder.gep(self.data, [index])
+        return self.builder.bitcast(pointer, _VECTOR.as_pointer())
+
+    def load(self, index: Any) -> Any:
+        return self.builder.load(self._at(index), align=8)
+
+    def store(self, index: Any, value: Any) -> None:
+        self.builder.store(value, self._at(index), align=8)
+
+
+@intrinsic
+def least(typing_context, ready, key, at, base, odd, shift, n):  # type: ignore[no-untyped-def]
+    """``min over b < n of (((max(ready[at+b] - base, 0) + odd) & ~odd) << shift) + key[at+b]``."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        first = _Table(context, builder, signature.args[0], args[0])
+        second = _Table(context, builder, signature.args[1], args[1])
+        at, base, odd, shift, n = args[2:]
+        bases, odds, shifts = (_splat(builder, v) for v in (base, odd, shift))
+        even = builder.not_(odds)
+        most = ir.Constant(_VECTOR, [ir.Constant(_I64, (1 << 63) - 1)] * LANES)
+        best = cgutils.alloca_once_value(builder, most)
+        with cgutils.for_range_slice(builder, _I64(0), n, _I64(LANES), _I64) as (b, _):
+            index = builder.add(at, b)
+            wait = _max(builder, builder.sub(first.load(index), bases), _ZERO)
+            wait = builder.and_(builder.add(wait, odds), even)
+            total = builder.add(builder.shl(wait, shifts), second.load(index))
+            least_so_far = _call(builder, "llvm.smin.v8i64", _VECTOR, builder.load(best), total)
+            builder.store(least_so_far, best)
+        return _call(builder, "llvm.vector.reduce.smin.v8i64", _I64, builder.load(best))
+
+    integers = (types.int64,) * 5
+    return types.int64(ready, key, *integers), codegen
+
+
+@intrinsic
+def push(typing_context, ready, to, gap, at, t, n):  # type: ignore[no-untyped-def]
+    """``ready[to+b] = max(ready[to+b], t + gap[at+b])`` for all ``b < n``."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        table = _Table(context, builder, signature.args[0], args[0])
+        gaps = _Table(context, builder, signature.args[2], args[2])
+        to, at, t, n = args[1], args[3], args[4], args[5]
+        times = _splat(builder, t)
+        with cgutils.for_range_slice(builder, _I64(0), n, _I64(LANES), _I64) as (b, _):
+            index = builder.add(to, b)
+            until = builder.add(times, gaps.load(builder.add(at, b)))
+            table.store(index, _max(builder, table.load(index), until))
+        return context.get_dummy_value()
+
+    return types.void(ready, types.int64, gap, *(types.int64,) * 3), codegen
+
+
+def _lane(builder: Any, at: Any, b: Any) -> tuple[Any, Any]:
+    """Index of the run of eight that holds bank ``b``, and the mask of its lane."""
+    block = builder.add(at, builder.and_(b, _I64(-LANES)))
+    lane = _splat(builder, builder.and_(b, _I64(LANES - 1)))
+    return block, builder.icmp_signed("==", lane, _INDEX)
+
+
+@intrinsic
+def raise_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-def]
+    """``table[at+b] = max(table[at+b], value)``; a narrow store would stall the next `least`."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = _Table(context, builder, signature.args[0], args[0])
+        index, mask = _lane(builder, args[1], args[2])
+        old = lanes.load(index)
+        lanes.store(index, builder.select(mask, _max(builder, old, _splat(builder, args[3])), old))
+        return context.get_dummy_value()
+
+    return types.void(table, *(types.int64,) * 3), codegen
+
+
+@intrinsic
+def set_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-def]
+    """``table[at+b] = value``, with a wide store (see `raise_lane`)."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = _Table(context, builder, signature.args[0], args[0])
+        index, mask = _lane(builder, args[1], args[2])
+        lanes.store(index, builder.select(mask, _splat(builder, args[3]), lanes.load(index)))
+        return context.get_dummy_value()
+
+    return types.void(table, *(types.int64,) * 3), codegen
