@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from neardata.arch.errors import InputError, nearest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+# libyaml's loader, where PyYAML was built with it, is several times faster
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StrictModel(BaseModel):
@@ -35,16 +39,23 @@ class ConfigFile:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise InputError(f"cannot be read: {reason}", file=path) from None
         try:
-            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.data: Any = yaml.load(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
+            loader = _Loader(text)
+            self._root = loader.get_single_node()
+            self.data: Any = None if self._root is None else loader.construct_document(self._root)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
-            problem = getattr(error, "problem", None) or "not a YAML document"
-            raise InputError(f"not valid YAML: {problem}", file=path, line=line) from None
-        self._reject_duplicates(self._root)
+            raise InputError(f"not valid YAML: {error.problem}", file=path, line=line) from None
+        except (yaml.YAMLError, ValueError) as error:
+            problem = str(getattr(error, "reason", error)).splitlines()[0]
+            raise InputError(f"not valid YAML: {problem}", file=path) from None
+        if self._root is not None:
+            self._reject_duplicates(self._root, ())
 
-    def _reject_duplicates(self, node: yaml.Node | None) -> None:
+    def _reject_duplicates(self, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+        if node in above:
+            raise InputError("an alias of itself", file=self.path, line=node.start_mark.line + 1)
+        above = (*above, node)
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
@@ -53,10 +64,10 @@ class ConfigFile:
                         "given twice", file=self.path, line=key.start_mark.line + 1, key=str(key.value)
                     )
                 seen.add(key.value)
-                self._reject_duplicates(value)
+                self._reject_duplicates(value, above)
         elif isinstance(node, yaml.SequenceNode):
             for value in node.value:
-                self._reject_duplicates(value)
+                self._reject_duplicates(value, above)
 
     def line_of(self, keys: Sequence[str | int]) -> int | None:
         """Line (from 1) of the deepest part of the key path that the file holds."""
@@ -86,46 +97,65 @@ class ConfigFile:
 
     def parse(self, model: type[ModelT], data: Any = None, at: Sequence[str | int] = ()) -> ModelT:
         """Validate ``data`` (default: the whole document), which lies at key path ``at``."""
+        document = self.data if data is None else data
         try:
-            return model.model_validate(self.data if data is None else data)
+            return model.model_validate(document)
         except ValidationError as error:
             keys, message = first_problem(model, error)
-            raise self.error(message, *at, *keys) from None
+            raise self.error(message, *at, *_keys_in(document, keys)) from None
+
+
+def _keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
+    """The key path without what pydantic adds to it: the names of union branches."""
+    kept = []
+    for i, key in enumerate(keys):
+        held = (isinstance(document, Mapping) and key in document) or (
+            isinstance(document, Sequence) and isinstance(key, int) and key < len(document)
+        )
+        if held:
+            document = document[key]
+        if held or i == len(keys) - 1:
+            kept.append(key)
+    return kept
 
 
 def first_problem(model: type[BaseModel], error: ValidationError) -> tuple[list[str | int], str]:
     """Key path and one-line message of the first problem pydantic found."""
     problem = error.errors(include_url=False)[0]
-    # pydantic names union branches and validators in the location; keep only real keys
     keys = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-    if problem["type"] == "extra_forbidden":
-        allowed = _fields_at(model, keys[:-1])
-        return keys, f"unknown key{nearest(str(keys[-1]), allowed)}" if allowed else "unknown key"
-    if problem["type"] == "missing":
-        return keys, "missing"
+    if keys and keys[-1] == "[key]":  # the key itself is at fault
+        keys.pop()
+    match problem["type"]:
+        case "extra_forbidden":
+            allowed = _fields_at(model, keys[:-1])
+            return keys, f"unknown key{nearest(str(keys[-1]), allowed)}" if allowed else "unknown key"
+        case "missing":
+            return keys, "missing"
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+            return keys, f"'{problem['input']}' is not known{nearest(str(problem['input']), allowed)}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return keys, "must be a mapping of keys to values"
     message = problem["msg"].removeprefix("Value error, ")
     return keys, message[0].lower() + message[1:]
 
 
-def _fields_at(model: type[BaseModel], keys: Sequence[str | int]) -> list[str]:
-    current: Any = model
+def _fields_at(model: type[BaseModel], keys: Iterable[str | int]) -> list[str]:
+    """Field names of the model, or models, that may stand at a key path."""
+    models = [model]
     for key in keys:
-        fields = getattr(current, "model_fields", None)
-        if fields is None:  # inside a mapping or list of models: the key is an entry's name
-            continue
-        if key not in fields:
-            return []
-        current = _model_inside(fields[key].annotation)
-        if current is None:
-            return []
-    return list(getattr(current, "model_fields", {}))
+        below = [m for m in models if key in m.model_fields]
+        if below:
+            models = [inside for m in below for inside in _models_inside(m.model_fields[str(key)].annotation)]
+        else:  # an entry's name or index, or the tag that tells the models of a union apart
+            tagged = [
+                m for m in models if any(key in get_args(f.annotation) for f in m.model_fields.values())
+            ]
+            models = tagged or models
+    return sorted({name for m in models for name in m.model_fields})
 
 
-def _model_inside(annotation: Any) -> Any:
+def _models_inside(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_inside(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_inside(argument)]

@@ -1,4 +1,4 @@
-"""Latency expressions of timing tables: integers, timing names, ``+ - *``, ``max`` and ``min``."""
+"""Latency expressions: integers, timing names, ``+ - *``, ``/`` (rounded up), ``max`` and ``min``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def _value(node: ast.expr, values: Mapping[str, int]) -> int:
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return _value(left, values) * _value(right, values)
         case ast.BinOp(left=left, op=ast.Div(), right=right):
-            return math.ceil(_value(left, values) / _value(right, values))
+            divisor = _value(right, values)
+            if divisor == 0:
+                raise ValueError(f"'{ast.unparse(node)}' divides by zero")
+            return math.ceil(_value(left, values) / divisor)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, values)
         case ast.Call(func=ast.Name(id="max" | "min" as function), args=args, keywords=[]) if args:

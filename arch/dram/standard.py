@@ -87,7 +87,7 @@ def parse_rule(level: str, name: str, text: str) -> Rule:
         ValueError: the line is not of the form ``A,B -> C,D = expression [window N] [sibling]``.
     """
     match = _RULE.match(text)
-    if match is None:
+    if match is None or match["window"] == "0":
         raise ValueError(f"'{text}' is not of the form 'A,B -> C,D = expression [window N] [sibling]'")
     first, then = (tuple(c.strip() for c in match[part].split(",")) for part in ("first", "then"))
     names_in(match["gap"])
@@ -97,26 +97,34 @@ def parse_rule(level: str, name: str, text: str) -> Rule:
     )  # fmt: skip
 
 
-def _one_rule_a_line(rules: list[dict[str, str]]) -> list[dict[str, str]]:
-    for rule in rules:
-        if len(rule) != 1:
-            raise ValueError("one 'name: A -> B = gap' a line")
-    return rules
+def _one_rule(line: dict[str, str]) -> dict[str, str]:
+    if len(line) != 1:
+        raise ValueError("one 'name: A -> B = gap' a line")
+    return line
 
 
-RuleLines = Annotated[list[dict[str, str]], AfterValidator(_one_rule_a_line)]
+RuleLine = Annotated[dict[str, str], AfterValidator(_one_rule)]
+
+
+def _power_of_two(count: int) -> int:
+    if count & (count - 1):
+        raise ValueError(f"must be a power of two, got {count}")
+    return count
+
+
+PowerOfTwo = Annotated[PositiveInt, AfterValidator(_power_of_two)]
 
 
 class Organisation(StrictModel):
     """Counts of one channel. Every count is a power of two: addresses are bit fields."""
 
-    levels: dict[str, PositiveInt] = Field(default_factory=dict)
+    levels: dict[str, PowerOfTwo] = Field(default_factory=dict)
     """Nodes per parent for each level between channel and row, e.g. ``{rank: 1, bank_group: 4, bank: 4}``."""
-    row: PositiveInt
+    row: PowerOfTwo
     """Rows per bank."""
-    column: PositiveInt
+    column: PowerOfTwo
     """Columns per row; a burst takes ``prefetch`` of them."""
-    width: PositiveInt
+    width: PowerOfTwo
     """Data bits of the bus a burst crosses (channel, or pseudo-channel where there are such)."""
     device_width: PositiveInt
     """Data bits (dq) of one device; ``width / device_width`` devices work in step."""
@@ -124,11 +132,7 @@ class Organisation(StrictModel):
     """Capacity of one device, checked against the counts where given."""
 
     @model_validator(mode="after")
-    def _powers_of_two(self) -> Self:
-        counts = {**self.levels, "row": self.row, "column": self.column, "width": self.width}
-        for name, count in counts.items():
-            if count & (count - 1):
-                raise ValueError(f"{name} must be a power of two, got {count}")
+    def _whole_devices(self) -> Self:
         if self.width % self.device_width:
             raise ValueError(f"width {self.width} is not a multiple of device_width {self.device_width}")
         return self
@@ -210,5 +214,5 @@ class Standard(StrictModel):
     """Clock cycles from a write command to the end of its burst."""
     roles: dict[Role, str] = Field(default_factory=dict)
     commands: dict[str, Command] = Field(default_factory=dict)
-    constraints: dict[str, RuleLines] = Field(default_factory=dict)
+    constraints: dict[str, list[RuleLine]] = Field(default_factory=dict)
     presets: dict[str, Preset] = Field(default_factory=dict)
