@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from naive.banks import Banks
 from neardata.arch.dram import Device
 
@@ -110,7 +111,8 @@ class Controller:
         self.edge_after_row_command = -1
         self.row_command: tuple[int, int] = (-1, -1)
         """(command, bank) last issued on the row bus at a clock's rising edge."""
-        self.refresh_node = device.node_of(device.refresh_at).tolist()
+        self.refresh_node: list[int] = device.node_of(device.refresh_at).tolist()
+        self.data_bus: list[int] = device.node_of(device.data_bus_at).tolist()
         self._plan_refresh(refresh)
 
     def _plan_refresh(self, refresh: str) -> None:
@@ -216,16 +218,16 @@ class Controller:
 
     def _choose(self, allowed: Allowed = lambda r, command: True, with_active: bool = True) -> Choice | None:
         """Activated requests first, then the refresh that waits longest, else a queued request."""
+
+        def may_go(request: Request, command: int) -> bool:
+            return allowed(request, command) and not self._closes_active(request, command)
+
         choice = self._oldest_ready(self.active, allowed) if with_active else None
         if choice is None and self.maintenance:
-            refresh = self.maintenance[0]
-            command = self._next_command(refresh)
-            if self._may_issue(refresh, command, allowed):
-                choice = refresh, command
+            choice = self._oldest_ready([self.maintenance[0]], may_go)
         if choice is None and not self.maintenance:
             self._switch_write_mode()
-            queue = self.writes if self.write_mode else self.reads
-            choice = self._oldest_ready(queue, lambda r, c: self._may_issue(r, c, allowed))
+            choice = self._oldest_ready(self.writes if self.write_mode else self.reads, may_go)
         return choice
 
     def _oldest_ready(self, queue: Sequence[Request], allowed: Allowed) -> Choice | None:
@@ -233,8 +235,8 @@ class Controller:
         for request in queue:
             command = self._next_command(request)
             if (
-                allowed(request, command)
-                and self.banks.ready(command, request.bank, self.clk)
+                self.banks.ready(command, request.bank, self.clk)
+                and allowed(request, command)
                 and not (self.row_hit_first and self._takes_a_row_hit(request, command, queue))
             ):
                 choices.append((request, command))
@@ -257,14 +259,12 @@ class Controller:
         bank = request.bank
         return self.banks.state[bank] == "open" and self.banks.open_row[bank] == request.row
 
-    def _may_issue(self, request: Request, command: int, allowed: Allowed) -> bool:
-        """Outside ``active``: ready, and not closing a row for which an activated request waits."""
-        closes = self.banks.targets(command, request.bank) if self.banks.closing[command] else ()
-        return (
-            allowed(request, command)
-            and not any(a.bank in closes for a in self.active)
-            and self.banks.ready(command, request.bank, self.clk)
-        )
+    def _closes_active(self, request: Request, command: int) -> bool:
+        """Whether it would close a row that was opened for another request, still to be served."""
+        if not self.banks.closing[command]:
+            return False
+        closed = self.banks.targets(command, request.bank)
+        return any(a.bank in closed for a in self.active)
 
     def _takes_a_row_hit(self, request: Request, command: int, queue: Sequence[Request]) -> bool:
         return command == self.precharge and any(
@@ -287,8 +287,7 @@ class Controller:
         if command not in (self.precharge, self.device.roles["precharge_all"]):
             return False
         before, before_bank = self.row_command
-        bus_of = self.device.node_of(self.device.data_bus_at)
-        if self.clk != self.edge_after_row_command or bus_of[before_bank] != bus_of[bank]:
+        if self.clk != self.edge_after_row_command or self.data_bus[before_bank] != self.data_bus[bank]:
             return True
         one_bank = len(self.banks.targets(before, before_bank)) == 1
         return one_bank and command == self.precharge and bank != before_bank
