@@ -286,3 +286,17 @@ def _check(device: Device, config: ControllerConfig) -> None:
         gap = max((r.gap for r in device.rules if r.first == r.then == pre), default=0)
         if gap < 2:
             raise InputError("half-clock precharges need a spacing of a clock", key="timing.nPPD")
+
+
+def renew_ages(channel: k.Channel) -> None:
+    """Number the waiting requests afresh by age, so that ages stay below `AGE_LIMIT`."""
+    r, pool, bank = channel.r, channel.pool, channel.bank
+    waiting = [s for s in (r[k.R_ACT2_SLOT], *bank[:, k.B_ACTIVE]) if s >= 0]
+    for s in bank[:, k.B_HEAD : k.B_HEAD + 2].ravel():
+        while s >= 0:
+            waiting.append(s)
+            s = pool[s, k.NEXT]
+    waiting.sort(key=lambda s: int(pool[s, k.AGE]))
+    pool[waiting, k.AGE] = np.arange(len(waiting))
+    r[k.R_AGE] = len(waiting)
+    k.switch_mode(r[k.R_MODE], r, bank, channel.key, pool, len(bank))

@@ -20,7 +20,9 @@ ones take the whole channel.
 
 from __future__ import annotations
 
+import zlib
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 from numba import njit
@@ -76,6 +78,9 @@ FILTER, RECENT, HISTOGRAM = 1024, 512, 1 << 16
 F_DEPART, F_LATENCY, F_HISTOGRAM = FILTER, FILTER + RECENT, FILTER + 2 * RECENT
 BOOK = F_HISTOGRAM + 2 * HISTOGRAM
 
+SOURCE = zlib.crc32(b"".join(Path(__file__).with_name(f).read_bytes() for f in ("controller_kernel.py", "lanes_kernel.py")))
+"""Captured by the kernels: Numba's cache looks at the source of a kernel, not of what it calls."""
+
 # why a kernel returned
 MORE_REQUESTS, DRAINED, LOG_FULL, STUCK = 0, 1, 2, 3
 LOG_MARGIN = 4
@@ -116,7 +121,7 @@ def after(kind, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_b
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
-def record(r, log, t, command, unit, row, column, kind):
+def record(r, log, t, command, unit, row, column, kind, arrive):
     if r[C_LOG]:
         n = r[R_LOG]
         log[n, 0] = t
@@ -125,6 +130,7 @@ def record(r, log, t, command, unit, row, column, kind):
         log[n, 3] = row
         log[n, 4] = column
         log[n, 5] = kind
+        log[n, 6] = arrive
         r[R_LOG] = n + 1
 
 
@@ -278,7 +284,7 @@ def issue_column(
     ):
         issued = kind + 4
     command = after(issued, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
-    record(r, log, t, command, b, row, pool[s, COLUMN], kind)
+    record(r, log, t, command, b, row, pool[s, COLUMN], kind, pool[s, ARRIVE])
     if issued >= 4:
         bank[b, B_OPEN_ROW] = CLOSED
         closed(bank, node, b, t)
@@ -319,7 +325,7 @@ def issue_activate(
             if window[w, W_THEN] == act:
                 oldest = window_ring[w, n, at]
                 push(ready, ACT * n_banks, window_gap, (w * r[C_GROUPS] + g) * n_banks, oldest, n_banks)
-    record(r, log, t, act, b, pool[s, ROW], pool[s, COLUMN], mode)
+    record(r, log, t, act, b, pool[s, ROW], pool[s, COLUMN], mode, pool[s, ARRIVE])
     opened(bank, node, b, t)
     bank[b, B_LAST_COLUMN] = t
     if split:
@@ -345,7 +351,7 @@ def issue_precharge(
         r[S_CONFLICTS] += 1
         pool[s, COUNTED] = 1
     pre = after(PRE, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
-    record(r, log, t, pre, b, pool[s, ROW], pool[s, COLUMN], mode)
+    record(r, log, t, pre, b, pool[s, ROW], pool[s, COLUMN], mode, pool[s, ARRIVE])
     bank[b, B_OPEN_ROW] = CLOSED
     closed(bank, node, b, t)
     sort_out(bank, pool, b)
@@ -472,8 +478,8 @@ def ready_of(ch, command, unit):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def issue_other(ch, command, unit, t, row, column, kind, n_banks, log):
-    """Issue a command by its table row alone: maintenance, second activate, sync."""
+def issue_other(ch, command, unit, s, t, n_banks, log):
+    """Issue a command by its table row alone: second activate or sync for slot ``s``, or maintenance (-1)."""
     r = ch.r
     for then in range(4):
         offset = ch.pair_offset[command, ch.kind[then, K_COMMAND]]
@@ -496,7 +502,13 @@ def issue_other(ch, command, unit, t, row, column, kind, n_banks, log):
                         push(ch.ready, ACT * n_banks, ch.window_gap, gaps, ch.window_ring[w, n, at], n_banks)
     ch.last_issue[command * r[C_MAX_UNITS] + unit] = t
     ch.command_count[command] += 1
-    record(r, log, t, command, unit, row, column, kind)
+    if s < 0:
+        record(r, log, t, command, unit, -1, -1, -1, -1)
+    else:
+        pool = ch.pool
+        record(
+            r, log, t, command, unit, pool[s, ROW], pool[s, COLUMN], pool[s, KIND], pool[s, ARRIVE]
+        )
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -522,7 +534,7 @@ def issue_refresh_step(ch, t, n_banks, log):
     """The refresh, or the precharge before it; its number."""
     r = ch.r
     command, unit, _ = pending_refresh(ch)
-    issue_other(ch, command, unit, t, -1, -1, -1, n_banks, log)
+    issue_other(ch, command, unit, -1, t, n_banks, log)
     if command == r[C_REFRESH_COMMAND]:
         r[R_PENDING_HEAD] = (r[R_PENDING_HEAD] + 1) % len(ch.pending)
         r[R_PENDING] -= 1
@@ -567,7 +579,7 @@ def close_idle(ch, b, t, n_banks, log):
     r, bank = ch.r, ch.bank
     row = bank[b, B_OPEN_ROW]
     pre = after(PRE, b, t, r, bank, ch.ready, ch.kind, ch.gap, ch.last_issue, ch.command_count, n_banks)
-    record(r, log, t, pre, b, row, -1, -1)
+    record(r, log, t, pre, b, row, -1, -1, -1)
     bank[b, B_OPEN_ROW] = CLOSED
     closed(bank, ch.node, b, t)
     sort_out(bank, ch.pool, b)
@@ -589,5 +601,5 @@ def last_accepted(r, last, book, now):
 
 
 def empty_log(capacity: int, columns: int) -> np.ndarray:
-    """Room for commands (6 columns) or completions (5)."""
+    """Room for commands (7 columns) or completions (5)."""
     return np.zeros((max(capacity, 1) + LOG_MARGIN, columns), dtype=np.int64)

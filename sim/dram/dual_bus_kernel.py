@@ -12,7 +12,7 @@ from neardata.sim.dram.controller_kernel import (
     ACT, AGE_SHIFT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT,
     DRAINED, INF, K_BUS_CYCLES, KEY_MASK, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
     R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING,
-    R_READS, R_WRITES, RD, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
+    R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
     issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least_active,
     new_mode, pending_refresh, ready_of, switch_mode,
 )  # fmt: skip
@@ -28,6 +28,8 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
     result of the kernel as for `single_bus_kernel`.
     """
 
+    source = SOURCE
+
     @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def run(ch, address, is_write, arrival, n, final, log, done):
         r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
@@ -35,7 +37,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
         window, window_node, ring, window_gap = ch.window, ch.window_node, ch.window_ring, ch.window_gap
         node, slices, bus_cycles = ch.node, ch.slices, ch.bus_cycles
         now = r[R_NOW]
-        i = 0
+        i = 0 * source
         log_limit = len(log) - LOG_MARGIN
         timeout = r[C_PAGE] == PAGE_TIMEOUT
         timed = len(arrival) > 0
@@ -75,7 +77,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                                     t |= 1
                                 if t < row_tick:
                                     row_tick, row_kind, row_key = t, kind, key[kind * n_banks + b]
-                        if i == n and final:
+                        if i == n:
                             last_accepted(r, ch.last, book, now)
             elif not final:
                 status = MORE_REQUESTS

@@ -10,10 +10,10 @@ from numba import njit
 
 from neardata.sim.dram.controller_kernel import (
     ACT, AGE_SHIFT, B_ACTIVE, B_HIT, B_OPEN_ROW, BANK, BANK_MASK, C_ACT2, C_LOG, C_PAGE, C_READ_QUEUE,
-    C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, COLUMN, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, LOG_FULL,
+    C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, LOG_FULL,
     LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG,
     R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
-    R_WRITES, RD, ROW, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
+    R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
     issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least_active,
     new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode,
 )  # fmt: skip
@@ -30,6 +30,8 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
     many requests it took.
     """
 
+    source = SOURCE
+
     @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def run(ch, address, is_write, arrival, n, final, log, done):
         r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
@@ -37,7 +39,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
         window, window_node, ring, window_gap = ch.window, ch.window_node, ch.window_ring, ch.window_gap
         node, slices, bus_cycles = ch.node, ch.slices, ch.bus_cycles
         now = r[R_NOW]
-        i = 0
+        i = 0 * source
         log_limit = len(log) - LOG_MARGIN
         timeout = r[C_PAGE] == PAGE_TIMEOUT
         timed = len(arrival) > 0
@@ -66,7 +68,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                             t = max(ready[kind * n_banks + b], max(now, r[R_BUS_FREE]))
                             if t < best_tick:
                                 best_tick, best_kind, best_key = t, kind, key[kind * n_banks + b]
-                        if i == n and final:
+                        if i == n:
                             last_accepted(r, ch.last, book, now)
             elif not final:
                 status = MORE_REQUESTS
@@ -173,9 +175,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                 ):
                     s = r[R_ACT2_SLOT]
                     b = pool[s, BANK]
-                    issue_other(
-                        ch, r[C_ACT2], b, now, pool[s, ROW], pool[s, COLUMN], pool[s, KIND], n_banks, log
-                    )
+                    issue_other(ch, r[C_ACT2], b, s, now, n_banks, log)
                     r[R_ACT2_SLOT] = -1
                     bank[b, B_OPEN_ROW] = pool[s, ROW]
                     bank[b, B_ACTIVE] = s
@@ -187,10 +187,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     continue
                 if needs_sync:
                     kind = pool[column, KIND]
-                    issue_other(
-                        ch, r[C_SYNC_READ + kind], pool[column, BANK], now, pool[column, ROW],
-                        pool[column, COLUMN], kind, n_banks, log,
-                    )  # fmt: skip
+                    issue_other(ch, r[C_SYNC_READ + kind], pool[column, BANK], column, now, n_banks, log)
                     r[R_SYNC_SLOT] = column
                     stale = True
                     now += 1
