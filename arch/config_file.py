@@ -50,24 +50,23 @@ class ConfigFile:
             problem = str(getattr(error, "reason", error)).splitlines()[0]
             raise InputError(f"not valid YAML: {problem}", file=path) from None
         if self._root is not None:
-            self._reject_duplicates(self._root, ())
+            self._reject_duplicates(self._root, {})
 
-    def _reject_duplicates(self, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+    def _reject_duplicates(self, node: yaml.Node, above: dict[yaml.Node, str]) -> None:
+        """``above``: the nodes around this one, each with the key inside it that led here."""
         if node in above:
             raise InputError("an alias of itself", file=self.path, line=node.start_mark.line + 1)
-        above = (*above, node)
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
                 if key.value in seen:
-                    raise InputError(
-                        "given twice", file=self.path, line=key.start_mark.line + 1, key=str(key.value)
-                    )
+                    path = ".".join([*above.values(), str(key.value)])
+                    raise InputError("given twice", file=self.path, line=key.start_mark.line + 1, key=path)
                 seen.add(key.value)
-                self._reject_duplicates(value, above)
+                self._reject_duplicates(value, {**above, node: str(key.value)})
         elif isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                self._reject_duplicates(value, above)
+            for i, value in enumerate(node.value):
+                self._reject_duplicates(value, {**above, node: str(i)})
 
     def line_of(self, keys: Sequence[str | int]) -> int | None:
         """Line (from 1) of the deepest part of the key path that the file holds."""
@@ -120,24 +119,48 @@ def _keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
 
 
 def first_problem(model: type[BaseModel], error: ValidationError) -> tuple[list[str | int], str]:
-    """Key path and one-line message of the first problem pydantic found."""
-    problem = error.errors(include_url=False)[0]
+    """Key path and one-line message of the problem to mend first."""
+    problems = error.errors(include_url=False)
+    # an unknown key is often what is missing, misspelt
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     keys = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     if keys and keys[-1] == "[key]":  # the key itself is at fault
         keys.pop()
+    given = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
             allowed = _fields_at(model, keys[:-1])
-            return keys, f"unknown key{nearest(str(keys[-1]), allowed)}" if allowed else "unknown key"
+            return keys, f"unknown key{nearest(str(keys[-1]), allowed)}"
         case "missing":
             return keys, "missing"
+        case "union_tag_not_found":
+            return [*keys, problem["ctx"]["discriminator"].strip("'")], "missing"
+        case "union_tag_invalid":
+            allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
+            tag = problem["ctx"]["tag"]
+            keys.append(problem["ctx"]["discriminator"].strip("'"))
+            return keys, f"'{tag}' is not known{nearest(tag, allowed)}"
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-            return keys, f"'{problem['input']}' is not known{nearest(str(problem['input']), allowed)}"
+            return keys, f"'{given}' is not known{nearest(str(given), allowed)}"
         case "model_type" | "dict_type" | "model_attributes_type":
             return keys, "must be a mapping of keys to values"
-    message = problem["msg"].removeprefix("Value error, ")
-    return keys, message[0].lower() + message[1:]
+        case "tuple_type" | "list_type":
+            return keys, f"must be a list, got {_shown(given)}"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return keys, f"must be a whole number, got {_shown(given)}"
+        case "float_type" | "float_parsing":
+            return keys, f"must be a number, got {_shown(given)}"
+        case "value_error":
+            return keys, problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].replace("Input should be", "must be")
+    return keys, f"{message[0].lower()}{message[1:]}, got {_shown(given)}"
+
+
+def _shown(given: Any) -> str:
+    """A value as it may stand in one line."""
+    text = "nothing" if given is None else repr(given) if isinstance(given, str) else str(given)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _fields_at(model: type[BaseModel], keys: Iterable[str | int]) -> list[str]:

@@ -32,5 +32,7 @@ class InputError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean a, b?`` for the closest known names, else all of them."""
     known = sorted(known)
+    if not known:
+        return "; there are none"
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"

@@ -342,15 +342,14 @@ def _check_timing(chosen: _Chosen, table: _Table) -> None:
             raise file.error(str(error), *keys) from None
     burst = "nBL_min" if "nBL_min" in timing else "nBL"
     needed = used | {"tCK_ps", burst} | {_LIMITS[role] for role in table.roles if role in _LIMITS}
-    for name in sorted(needed - set(timing)):
-        raise chosen.error("missing", "timing", name)
     for name, value in timing.items():
         if name not in used | _TIMINGS:
             raise chosen.error(f"no constraint uses it{nearest(name, used | _TIMINGS)}", "timing", name)
         if value < 0:
             raise chosen.error(f"must not be negative, got {value}", "timing", name)
-    positive = {"tCK_ps", burst, *_INTERVALS.values()}
-    for name in sorted(positive & set(timing)):
+    for name in sorted(needed - set(timing)):
+        raise chosen.error("missing", "timing", name)
+    for name in ("tCK_ps", burst):
         if timing[name] == 0:
             raise chosen.error("must be positive", "timing", name)
     for expression, (file, keys) in _expressions(table):
@@ -364,7 +363,7 @@ def _check_refresh(chosen: _Chosen, device: Device) -> None:
     """An activate must fit between two refreshes of a bank, and of a node."""
     activate = device.roles.get("activate", -1)
     for role, interval in _INTERVALS.items():
-        if role not in device.roles or interval not in device.timing:
+        if role not in device.roles or not device.timing.get(interval):  # 0: never refreshed
             continue
         refresh = device.roles[role]
         of_a_node = device.n_units(refresh) // int(np.prod(device.counts[: device.refresh_at + 1]))

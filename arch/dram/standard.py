@@ -181,7 +181,8 @@ class Preset(StrictModel):
     source: str
     organisation: Organisation
     timing: dict[str, int]
-    """Clock cycles, but for ``tCK_ps`` (picoseconds) and ``rate`` (MT/s)."""
+    """Clock cycles, but for ``tCK_ps`` (picoseconds) and ``rate`` (MT/s). A refresh interval
+    of 0: never refreshed."""
     energy: Annotated[IddEnergy | PerBitEnergy, Field(discriminator="kind")] | None = None
     command_energy_pj: dict[str, float] = Field(default_factory=dict)
     """Energy of one issue of a command, per bank it acts on, where not derived from ``energy`` (PIM)."""
