@@ -141,8 +141,10 @@ def test_timings_are_the_tools(preset: str) -> None:
     device, timing = load_device(preset), dict(TOOL[preset]["timing"])
     assert timing.pop("rate") == device.timing["rate"]
     assert timing.pop("tCK_ps") == device.timing["tCK_ps"] // device.ticks_per_clock
-    if preset == "hbm2-2000":  # the tool counts the banks of both pseudo-channels
-        assert timing.pop("nREFIpb") == 122
+    # the tool counts the banks of both pseudo-channels, or refreshes each bank every other nREFI
+    per_bank = {"hbm2-2000": 122, "lpddr5-6400": 391}
+    if preset in per_bank:
+        assert timing.pop("nREFIpb") == per_bank[preset]
         assert device.timing["nREFIpb"] == device.timing["nREFI"] // 16
     assert {name: device.ticks(name) for name in timing} == timing
     added = device.timing.keys() - timing.keys() - {"rate", "tCK_ps"}
@@ -150,6 +152,7 @@ def test_timings_are_the_tools(preset: str) -> None:
         "ddr5-4800an": {"nRFCsb", "nREFSBRD", "nREFIsb"},
         "gddr6-14000": {"nREFIpb"},
         "hbm2-2000": {"nREFIpb"},
+        "lpddr5-6400": {"nREFIpb"},
     }.get(preset, set())
 
 
@@ -183,6 +186,7 @@ def test_same_bank_refresh_covers_one_bank_of_every_group() -> None:
     ("preset", "role", "interval"),
     [
         ("ddr5-4800an", "refresh_same_bank", "nREFIsb"),
+        ("lpddr5-6400", "refresh_bank", "nREFIpb"),
         ("gddr6-14000", "refresh_bank", "nREFIpb"),
         ("hbm2-2000", "refresh_bank", "nREFIpb"),
         ("hbm3-6400", "refresh_bank", "nREFIpb"),
