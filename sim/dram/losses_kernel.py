@@ -10,20 +10,20 @@ SLOT, LEVEL, GAP, WINDOW, SIBLINGS, CAUSE, EDGE = range(7)
 # kinds of EDGE, from the command a rule starts at to the one it holds back
 APART, ENABLES, REFRESHES, BURST, BURST_TO_ROW = range(5)
 # columns of `commands`
-RULES, RULES_END, UPDATES, UPDATES_END, BURST_AFTER = range(5)
+RULES, RULES_END, UPDATES, UPDATES_END, BURST_AFTER, ON_EDGE = range(6)
 # columns of `slots`
 BASE, MASK, FILL = range(3)
 # columns of `history`
-BEFORE, BY_RULE, WAITED = range(3)
+BEFORE, BY_RULE, WAITED, EDGE_WAIT = range(4)
 # first columns of `account`; the causes with a rule follow
-BUSY, LATENCY, NO_REQUEST, ARBITRATION, REFRESH, FIRST_RULE = range(6)
+BUSY, LATENCY, NO_REQUEST, ARBITRATION, CLOCK_EDGE, REFRESH = range(6)
 # cells of `counters`
 COMMANDS = 0
 
 #: Commands a chain is followed back through; a power of two.
 HISTORY = 8192
-#: Enabling steps (PRE, ACT) a chain may hold.
-STEPS = 32
+#: Latencies of the row's own commands, and waits for them, that a chain may collect.
+STEPS = 256
 
 
 @numba.njit(cache=True, nogil=True)
@@ -68,7 +68,9 @@ def feed(
         here = count & (HISTORY - 1)
         history[here, BEFORE] = before
         history[here, BY_RULE] = by
-        history[here, WAITED] = max(0, t - ready)
+        to_edge = 1 - (ready & 1) if commands[c, ON_EDGE] else 0
+        history[here, EDGE_WAIT] = to_edge
+        history[here, WAITED] = max(0, t - ready - to_edge)
 
         # 2. the idle time its burst ends, charged back along the chain of what held it back
         if commands[c, BURST_AFTER] >= 0:
@@ -110,18 +112,26 @@ def charge(rules, history, account, newest, bus, idle, step_cause, step_cycles):
     at, steps = newest, 0
     while idle > 0:
         here = at & (HISTORY - 1)
-        part = min(idle, history[here, WAITED])
-        account[bus, ARBITRATION] += part
-        idle -= part
-        by = history[here, BY_RULE]
-        if idle == 0:
-            return
-        if by < 0:
+        waited, to_edge, by = history[here, WAITED], history[here, EDGE_WAIT], history[here, BY_RULE]
+        edge = rules[by, EDGE] if by >= 0 else APART
+        ends = by < 0
+        if (ends or edge == ENABLES) and steps + 3 <= STEPS:
+            step_cause[steps], step_cycles[steps] = ARBITRATION, waited
+            step_cause[steps + 1], step_cycles[steps + 1] = CLOCK_EDGE, to_edge
+            steps += 2
+        else:
+            part = min(idle, waited)
+            account[bus, ARBITRATION] += part
+            idle -= part
+            part = min(idle, to_edge)
+            account[bus, CLOCK_EDGE] += part
+            idle -= part
+        if ends:
             idle = spend(account, bus, idle, steps, step_cause, step_cycles)
             account[bus, NO_REQUEST] += idle
             return
-        cause, edge = rules[by, CAUSE], rules[by, EDGE]
-        if edge == REFRESHES or edge == BURST:
+        cause = rules[by, CAUSE]
+        if edge in (REFRESHES, BURST):
             account[bus, cause] += idle
             return
         if edge == ENABLES and steps < STEPS:
@@ -143,7 +153,7 @@ def charge(rules, history, account, newest, bus, idle, step_cause, step_cycles):
 
 @numba.njit(cache=True, nogil=True)
 def spend(account, bus, idle, steps, step_cause, step_cycles):
-    """Charge the enabling steps of a chain that nothing else explains; what is left of ``idle``."""
+    """Charge a chain's own latencies with what nothing else explains; returns the rest."""
     for s in range(steps):
         part = min(idle, step_cycles[s])
         account[bus, step_cause[s]] += part
