@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,37 +83,64 @@ class CommandLog:
 
     @classmethod
     def read_csv(cls, device: Device, path: Path) -> CommandLog:
-        """A trace of ``device`` in the form `write_csv` writes.
+        """A trace of one channel of ``device`` in the form `write_csv` writes.
 
         Raises:
-            InputError: unreadable file, other columns, unknown command, target out of range.
+            InputError: as `read_channels`, or commands of several channels.
         """
-        try:
-            with path.open(newline="", encoding="utf-8") as stream:
-                lines = list(csv.reader(stream))
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=path) from None
-        if not lines or lines[0] != csv_header(device):
-            raise InputError(f"expected the columns {','.join(csv_header(device))}", file=path, line=1)
-        depth = len(device.levels)
-        rows = np.empty((len(lines) - 1, 6), dtype=np.int64)
-        for i, line in enumerate(lines[1:]):
-            if len(line) != depth + 6:
-                raise InputError(f"{len(line)} fields, expected {depth + 6}", file=path, line=i + 2)
-            try:
-                command = device.command(line[1])
-                where = np.array(line[2 : 2 + depth], dtype=np.int64)
-                rest = [int(field) for field in line[2 + depth : 5 + depth]]
-                cycle = int(line[0])
-            except ValueError as error:
-                raise InputError(str(error), file=path, line=i + 2) from None
-            given = where >= 0
-            given[0] = False
-            banks = np.flatnonzero((device.coordinates[:, given] == where[given]).all(axis=1))
-            if not len(banks):
-                raise InputError(f"no bank at {','.join(line[2 : 2 + depth])}", file=path, line=i + 2)
-            rows[i] = (cycle, command, device.unit_of[command][banks[0]], *rest)
-        return cls.from_rows(device, rows)
+        channels = read_channels(device, path)
+        if len(channels) > 1:
+            raise InputError(f"commands of {len(channels)} channels, expected one", file=path)
+        return next(iter(channels.values()), cls.from_rows(device, np.zeros((0, 6), dtype=np.int64)))
+
+
+def read_channels(device: Device, path: Path) -> dict[int, CommandLog]:
+    """The traces of all channels in a file of `CommandLog.write_csv`, by channel (``.gz``: unpacked).
+
+    Raises:
+        InputError: unreadable file, other columns, unknown command, target out of range.
+    """
+    rows: dict[int, list[tuple[int, ...]]] = {}
+    targets: dict[tuple[str, ...], tuple[int, int, int]] = {}
+    depth = len(device.levels)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(
+            path, "rt", encoding="utf-8", newline=""
+        ) as stream:
+            lines = csv.reader(cast(TextIO, stream))
+            if next(lines, None) != csv_header(device):
+                raise InputError(f"expected the columns {','.join(csv_header(device))}", file=path, line=1)
+            for number, line in enumerate(lines, start=2):
+                if len(line) != depth + 6:
+                    raise InputError(f"{len(line)} fields, expected {depth + 6}", file=path, line=number)
+                target = tuple(line[1 : 2 + depth])
+                try:
+                    if target not in targets:
+                        targets[target] = _target(device, target)
+                    channel, command, unit = targets[target]
+                    row, column, kind = (int(field) for field in line[2 + depth : 5 + depth])
+                    rows.setdefault(channel, []).append((int(line[0]), command, unit, row, column, kind))
+                except ValueError as error:
+                    raise InputError(str(error), file=path, line=number) from None
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be read: {reason}", file=path) from None
+    return {
+        channel: CommandLog.from_rows(device, np.array(rows[channel], dtype=np.int64))
+        for channel in sorted(rows)
+    }
+
+
+def _target(device: Device, target: tuple[str, ...]) -> tuple[int, int, int]:
+    """Channel, command and unit from the fields ``command, channel, level, level, ...``."""
+    command = device.command(target[0])
+    where = np.array(target[1:], dtype=np.int64)
+    given = where >= 0
+    given[0] = False
+    banks = np.flatnonzero((device.coordinates[:, given] == where[given]).all(axis=1))
+    if not len(banks):
+        raise ValueError(f"no bank at {','.join(target[1:])}")
+    return int(where[0]), command, int(device.unit_of[command][banks[0]])
 
 
 def csv_header(device: Device) -> list[str]:
