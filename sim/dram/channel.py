@@ -158,7 +158,7 @@ def new_channel(
                     kind_table[kind, k.K_WIDE + then_kind] = 1
                     group_gap[kind, then_kind, :, :banks] = rows
             full = pair_gaps(device, first, then)
-            if full is not None:
+            if full is not None and (wide is None or full[0, 0] > wide[0, 0]):
                 kind_table[kind, k.K_BANK_GAP + then_kind] = full[0, 0]
 
     # all pairs, for commands issued by their table row alone

@@ -59,12 +59,12 @@ ROW, COLUMN, BANK, KIND, AGE, ARRIVE, ID, COUNTED, NEXT, PREVIOUS, ADDRESS, REQU
     C_COLUMN_BITS, C_BANK_BITS, C_ROW_BITS, C_GROUPS, C_MAX_UNITS,
     R_NOW, R_MODE, R_MODE_STALE, R_READS, R_WRITES, R_ACTIVE, R_FREE, R_AGE, R_NEXT_REFRESH,
     R_REFRESH_ROUND, R_PENDING_HEAD, R_PENDING, R_BUS_FREE, R_COLUMN_FREE, R_ACT2_SLOT,
-    R_ACT2_DEADLINE, R_SYNC_SLOT, R_SYNC_EXPIRY, R_NEXT_ID, R_LATENCY_HEAD, R_LOG, R_COMPLETED,
+    R_ACT2_DEADLINE, R_SYNC_SLOT, R_SYNC_EXPIRY, R_NEXT_ID, R_WATCH, R_LATENCY_HEAD, R_LOG, R_COMPLETED,
     R_OFFERS, _, _, _,
     S_READS, S_WRITES, S_FORWARDED, S_COALESCED, S_HITS, S_MISSES, S_CONFLICTS, S_READS_SERVED,
-    S_WRITES_SERVED, S_LATENCY, S_LAST_ACCEPT, S_LAST_DEPART, S_MAX_LATENCY, S_DEPARTED_LATENCY,
-    SCALARS,
-) = range(70)  # fmt: skip
+    S_WRITES_SERVED, S_LATENCY, S_LAST_ACCEPT, S_LAST_READ, S_LAST_WRITE, S_LAST_FORWARD, S_MAX_LATENCY,
+    S_DEPARTED_LATENCY, SCALARS,
+) = range(73)  # fmt: skip
 PAGE_OPEN, PAGE_CLOSED, PAGE_TIMEOUT = 0, 1, 2
 
 # kind[k]: the six kinds of command, their rules and bus
@@ -113,7 +113,8 @@ def after(kind, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_b
     for then in range(4):
         if kinds[kind, K_WIDE + then]:
             push(ready, then * n_banks, gap, ((kind * 4 + then) * groups + g) * n_banks, t, n_banks)
-        raise_lane(ready, then * n_banks, b, t + kinds[kind, K_BANK_GAP + then])
+        if kinds[kind, K_BANK_GAP + then] > NEVER:
+            raise_lane(ready, then * n_banks, b, t + kinds[kind, K_BANK_GAP + then])
     command = kinds[kind, K_COMMAND]
     last_issue[command * r[C_MAX_UNITS] + b] = t
     command_count[command] += 1
@@ -173,13 +174,19 @@ def sort_out(bank, pool, b):
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def candidate(pool, s, b):
+    """Key of a waiting request."""
+    return CLASS_BIT | (pool[s, AGE] << AGE_SHIFT) | b
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def offer(r, bank, key, pool, b, n_banks):
     """Put a bank's candidates under the current write mode into the key table."""
     rd, wr, act, pre = INF, INF, INF, INF
     mode = r[R_MODE]
     active, hit, other = bank[b, B_ACTIVE], bank[b, B_HIT + mode], bank[b, B_OTHER + mode]
     if hit >= 0:
-        k = CLASS_BIT | (pool[hit, AGE] << AGE_SHIFT) | b
+        k = candidate(pool, hit, b)
         if mode == RD:
             rd = k
         else:
@@ -191,12 +198,13 @@ def offer(r, bank, key, pool, b, n_banks):
         else:
             wr = k
     if other >= 0:
-        age = pool[other, AGE]
-        k = CLASS_BIT | (age << AGE_SHIFT) | b
+        k = candidate(pool, other, b)
         row = bank[b, B_OPEN_ROW]
         if row == CLOSED:
             act = k
-        elif row >= 0 and active < 0 and (r[C_ROW_HIT] == 0 or hit < 0 or pool[hit, AGE] > age):
+        elif row >= 0 and active < 0 and (
+            r[C_ROW_HIT] == 0 or hit < 0 or pool[hit, AGE] > pool[other, AGE]
+        ):
             pre = k
     r[R_OFFERS + RD] += int(rd != INF) - int(key[b] != INF)
     r[R_OFFERS + WR] += int(wr != INF) - int(key[n_banks + b] != INF)
@@ -219,20 +227,19 @@ def complete(r, book, done, ident, arrive, issue, depart, kind):
         done[n, 3] = depart
         done[n, 4] = kind
         r[R_COMPLETED] = n + 1
-    if depart > r[S_LAST_DEPART]:
-        r[S_LAST_DEPART] = depart
     if kind == RD:
         latency = depart - arrive
         r[S_LATENCY] += latency
-        if latency > r[S_MAX_LATENCY]:
-            r[S_MAX_LATENCY] = latency
-        # one tick a bin, then 1024 ticks a bin
-        b = latency if latency < HISTOGRAM else HISTOGRAM + min(latency >> 10, HISTOGRAM - 1)
-        book[F_HISTOGRAM + b] += 1
-        n = r[R_LATENCY_HEAD]
-        book[F_DEPART + n] = depart
-        book[F_LATENCY + n] = latency
-        r[R_LATENCY_HEAD] = (n + 1) & (RECENT - 1)
+        if latency < HISTOGRAM:
+            book[F_HISTOGRAM + latency] += 1
+        else:
+            book[F_HISTOGRAM + HISTOGRAM + min(latency >> 10, HISTOGRAM - 1)] += 1
+            r[S_MAX_LATENCY] = max(r[S_MAX_LATENCY], latency)
+        if r[R_NEXT_ID] >= r[R_WATCH]:
+            n = r[R_LATENCY_HEAD]
+            book[F_DEPART + n] = depart
+            book[F_LATENCY + n] = latency
+            r[R_LATENCY_HEAD] = (n + 1) & (RECENT - 1)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -266,6 +273,7 @@ def issue_column(
     b, kind, row = pool[s, BANK], pool[s, KIND], pool[s, ROW]
     if pool[s, COUNTED] == 0:
         r[S_HITS] += 1
+    more = False  # the next hit takes the place of this one, and nothing else changes
     if bank[b, B_ACTIVE] == s:
         bank[b, B_ACTIVE] = -1
         r[R_ACTIVE] -= 1
@@ -275,6 +283,7 @@ def issue_column(
         while hit >= 0 and pool[hit, ROW] != row:
             hit = pool[hit, NEXT]
         bank[b, B_HIT + kind] = hit
+        more = hit >= 0 and bank[b, B_ACTIVE] < 0 and bank[b, B_OTHER + kind] < 0
     issued = kind
     if (
         r[C_PAGE] == PAGE_CLOSED
@@ -290,9 +299,13 @@ def issue_column(
         closed(bank, node, b, t)
         sort_out(bank, pool, b)
     bank[b, B_LAST_COLUMN] = t
-    offer(r, bank, key, pool, b, n_banks)
+    if more:
+        set_lane(key, kind * n_banks, b, candidate(pool, bank[b, B_HIT + kind], b))
+    else:
+        offer(r, bank, key, pool, b, n_banks)
     depart = t + r[C_READ_LATENCY + kind]
     r[S_READS_SERVED + kind] += 1
+    r[S_LAST_READ + kind] = t
     complete(r, book, done, pool[s, ID], pool[s, ARRIVE], t, depart, kind)
     pool[s, NEXT] = r[R_FREE]
     r[R_FREE] = s
@@ -336,8 +349,11 @@ def issue_activate(
         bank[b, B_OPEN_ROW] = pool[s, ROW]
         bank[b, B_ACTIVE] = s
         r[R_ACTIVE] += 1
+        set_lane(key, mode * n_banks, b, (pool[s, AGE] << AGE_SHIFT) | b)
+        r[R_OFFERS + mode] += 1
+    set_lane(key, ACT * n_banks, b, INF)
+    r[R_OFFERS + ACT] -= 1
     sort_out(bank, pool, b)
-    offer(r, bank, key, pool, b, n_banks)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -352,10 +368,16 @@ def issue_precharge(
         pool[s, COUNTED] = 1
     pre = after(PRE, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
     record(r, log, t, pre, b, pool[s, ROW], pool[s, COLUMN], mode, pool[s, ARRIVE])
+    if bank[b, B_HIT + mode] >= 0:
+        set_lane(key, mode * n_banks, b, INF)
+        r[R_OFFERS + mode] -= 1
     bank[b, B_OPEN_ROW] = CLOSED
     closed(bank, node, b, t)
     sort_out(bank, pool, b)
-    offer(r, bank, key, pool, b, n_banks)
+    set_lane(key, PRE * n_banks, b, INF)
+    set_lane(key, ACT * n_banks, b, candidate(pool, bank[b, B_OTHER + mode], b))
+    r[R_OFFERS + PRE] -= 1
+    r[R_OFFERS + ACT] += 1
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -381,6 +403,7 @@ def accept(address, kind, now, r, bank, key, pool, book, slices, done, n_banks):
                 complete(r, book, done, r[R_NEXT_ID], now - 1, now - 1, now - kind, kind)
                 r[S_READS + kind] += 1
                 r[S_FORWARDED + kind] += 1
+                r[S_LAST_FORWARD] = now
                 r[R_NEXT_ID] += 1
                 return -1
             s = pool[s, NEXT]
@@ -413,23 +436,40 @@ def accept(address, kind, now, r, bank, key, pool, book, slices, done, n_banks):
     r[R_AGE] = age + 1
     r[R_NEXT_ID] += 1
     r[R_MODE_STALE] = 1
-    open_row = bank[b, B_OPEN_ROW]
-    offered = kind
-    if open_row >= 0 and open_row == row:
+    open_row, active = bank[b, B_OPEN_ROW], bank[b, B_ACTIVE]
+    if open_row == row:
         if bank[b, B_HIT + kind] >= 0:
             return -1
         bank[b, B_HIT + kind] = s
+        offered = kind
+        if active >= 0 and pool[active, KIND] == kind:
+            return -1
     else:
         if bank[b, B_OTHER + kind] >= 0:
             return -1
         bank[b, B_OTHER + kind] = s
-        offered = ACT if open_row < 0 else PRE
+        offered = ACT
+        if open_row != CLOSED:
+            offered = PRE
+            if open_row == ACTIVATING or active >= 0 or (r[C_ROW_HIT] and bank[b, B_HIT + kind] >= 0):
+                return -1
     if kind != r[R_MODE]:
         return -1
-    offer(r, bank, key, pool, b, n_banks)
-    if key[offered * n_banks + b] != CLASS_BIT | (age << AGE_SHIFT) | b:
-        return -1
+    set_lane(key, offered * n_banks, b, CLASS_BIT | (age << AGE_SHIFT) | b)
+    r[R_OFFERS + offered] += 1
     return (offered << AGE_SHIFT) | b
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def must_wait(address, kind, r, book):
+    """A request would surely find no room."""
+    return r[R_READS + kind] >= r[C_READ_QUEUE + kind] and book[filter_slot(address)] == 0
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def watch_from(r, n):
+    """Remember reads from here on: they may be under way when the last of ``n`` more is accepted."""
+    r[R_WATCH] = r[R_NEXT_ID] + n - r[C_READ_LATENCY] - 2
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)

@@ -14,7 +14,7 @@ from neardata.sim.dram.controller_kernel import (
     R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING,
     R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
     issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least_active,
-    new_mode, pending_refresh, ready_of, switch_mode,
+    must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
 )  # fmt: skip
 from neardata.sim.dram.lanes_kernel import least
 
@@ -42,6 +42,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
         timeout = r[C_PAGE] == PAGE_TIMEOUT
         timed = len(arrival) > 0
         blocked = False
+        watch_from(r, n)
         stale, stale_row = True, True  # the best column / row candidate must be found anew
         best_tick, best_key, best_kind = INF, INF, -1
         row_tick, row_key, row_kind = INF, INF, -1
@@ -62,6 +63,8 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                         blocked = True
                     else:
                         i += 1
+                        if i < n:
+                            blocked = must_wait(address[i], is_write[i], r, book)
                         if taken >= 0:
                             kind, b = taken >> AGE_SHIFT, taken & BANK_MASK
                             t = ready[kind * n_banks + b]

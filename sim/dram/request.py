@@ -290,7 +290,7 @@ def _report(
     last = np.stack([part.state.last for part in parts])
     total = {name: int(scalars[:, at].sum()) for name, at in _COUNTERS(k).items()}
     _conserve(k, scalars, taken, partial)
-    end = int(scalars[:, k.R_NOW].max() - 1) if partial else int(scalars[:, k.S_LAST_DEPART].max())
+    end = int(scalars[:, k.R_NOW].max() - 1) if partial else _drained(k, scalars)
     open_cycles = 0
     for part in parts:
         node = part.state.node
@@ -310,7 +310,7 @@ def _report(
         **total,
         cycles_to_last_accept=accepted,
         cycles_to_drain=end,
-        read_latency=LatencyHistogram(histogram, int(scalars[:, k.S_MAX_LATENCY].max())),
+        read_latency=LatencyHistogram(histogram, _longest(k, scalars, histogram)),
         command_counts={
             name: int(n) for name, n in zip(device.command_names, counts, strict=True) if n
         },
@@ -336,6 +336,20 @@ def _report(
         ),
         partial=partial,
     )  # fmt: skip
+
+
+def _drained(k: Any, scalars: NDArray[np.int64]) -> int:
+    """Tick at which the last burst had crossed the bus."""
+    ends = [
+        np.where(scalars[:, k.S_READS_SERVED + kind] > 0, scalars[:, k.S_LAST_READ + kind] + latency, 0)
+        for kind, latency in ((k.RD, scalars[:, k.C_READ_LATENCY]), (k.WR, scalars[:, k.C_WRITE_LATENCY]))
+    ]
+    return int(max(*(end.max() for end in ends), scalars[:, k.S_LAST_FORWARD].max()))
+
+
+def _longest(k: Any, scalars: NDArray[np.int64], histogram: NDArray[np.int64]) -> int:
+    used = np.flatnonzero(histogram[: k.HISTOGRAM])
+    return max(int(scalars[:, k.S_MAX_LATENCY].max()), int(used[-1]) if len(used) else 0)
 
 
 def _COUNTERS(k: Any) -> dict[str, int]:

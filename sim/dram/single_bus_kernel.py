@@ -15,7 +15,7 @@ from neardata.sim.dram.controller_kernel import (
     R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
     R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
     issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least_active,
-    new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode,
+    must_wait, new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode, watch_from,
 )  # fmt: skip
 from neardata.sim.dram.lanes_kernel import least
 
@@ -44,6 +44,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
         timeout = r[C_PAGE] == PAGE_TIMEOUT
         timed = len(arrival) > 0
         blocked = False
+        watch_from(r, n)
         stale = True  # the best candidate must be found anew
         best_tick, best_key, best_kind = INF, INF, -1
         while True:
@@ -63,6 +64,8 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                         blocked = True
                     else:
                         i += 1
+                        if i < n:
+                            blocked = must_wait(address[i], is_write[i], r, book)
                         if taken >= 0 and not stale:
                             kind, b = taken >> AGE_SHIFT, taken & BANK_MASK
                             t = max(ready[kind * n_banks + b], max(now, r[R_BUS_FREE]))
@@ -150,6 +153,8 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                         break
                     switch_mode(mode, r, bank, key, pool, n_banks)
                     stale = True
+                if now < best_tick < next_tick and not timeout and (not split or r[R_ACT2_SLOT] < 0):
+                    now = best_tick  # nothing else can happen before
                 if best_tick <= now:
                     b = best_key & BANK_MASK
                     if best_kind > WR:
