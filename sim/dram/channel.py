@@ -13,6 +13,7 @@ from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.sim.dram import controller_kernel as k
 from neardata.sim.dram.config import ControllerConfig
+from neardata.sim.dram.lanes_kernel import LANES
 
 Table = NDArray[np.int64]
 
@@ -214,6 +215,9 @@ def new_channel(
     r[k.C_LOG], r[k.C_COMPLETIONS] = log, completions
     r[k.C_WINDOWS], r[k.C_COMMANDS] = len(windows), n_commands
     r[k.C_GROUPS], r[k.C_MAX_UNITS] = n_groups, units.max()
+    fields = np.zeros((3, -(-len(slices) // LANES) * LANES), dtype=np.int64)
+    fields[:, : len(slices)] = np.asarray(slices).T
+    r[k.C_SLICES] = fields.shape[1]
     r[[k.C_COLUMN_BITS, k.C_BANK_BITS, k.C_ROW_BITS]] = field_bits
     if plan is not None:
         r[k.C_REFRESH_INTERVAL] = plan.interval
@@ -244,11 +248,12 @@ def new_channel(
         return np.full(shape, value, dtype=np.int64)
 
     return k.Channel(
-        r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF), pool=pool,
+        r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF),
+        offers=full(4 * -(-n_banks // 64)), pool=pool,
         kind=kind_table, gap=group_gap.ravel(), window=window, window_node=window_node,
         window_ring=ring, window_gap=window_gap.ravel(),
         last_issue=full(n_commands * int(units.max()), k.NEVER), book=full(k.BOOK),
-        slices=np.ascontiguousarray(slices, dtype=np.int64), pair_offset=pair_offset,
+        slices=fields.ravel(), pair_offset=pair_offset,
         pair_gap=np.concatenate([full(0), *pairs]), units=units, unit_of=np.stack(device.unit_of),
         bus_cycles=np.array(device.command_cycles, dtype=np.int64),
         refresh_units=plan.rounds.ravel() if plan else full(1),
@@ -299,4 +304,4 @@ def renew_ages(channel: k.Channel) -> None:
     waiting.sort(key=lambda s: int(pool[s, k.AGE]))
     pool[waiting, k.AGE] = np.arange(len(waiting))
     r[k.R_AGE] = len(waiting)
-    k.switch_mode(r[k.R_MODE], r, bank, channel.key, pool, len(bank))
+    k.switch_mode(r[k.R_MODE], r, bank, channel.key, channel.offers, pool, len(bank))

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from neardata.sim.dram.lanes_kernel import push, raise_lane, set_lane
+from neardata.sim.dram.lanes_kernel import decode, least_key, push, raise_lane, set_lane, trailing_zeros
 
 INF = 1 << 62
 NEVER = -(1 << 60)
@@ -56,15 +56,14 @@ ROW, COLUMN, BANK, KIND, AGE, ARRIVE, ID, COUNTED, NEXT, PREVIOUS, ADDRESS, REQU
     C_READ_LATENCY, C_WRITE_LATENCY, C_REFRESH_INTERVAL, C_REFRESH_ROUNDS, C_REFRESH_WIDTH,
     C_REFRESH_COMMAND, C_REFRESH_PRECHARGE, C_LOG, C_COMPLETIONS, C_WINDOWS, C_COMMANDS,
     C_ACT2, C_ACT2_DEADLINE, C_SYNC_READ, C_SYNC_WRITE, C_SYNC_READ_HOLD, C_SYNC_WRITE_HOLD,
-    C_COLUMN_BITS, C_BANK_BITS, C_ROW_BITS, C_GROUPS, C_MAX_UNITS,
+    C_COLUMN_BITS, C_BANK_BITS, C_ROW_BITS, C_GROUPS, C_MAX_UNITS, C_SLICES,
     R_NOW, R_MODE, R_MODE_STALE, R_READS, R_WRITES, R_ACTIVE, R_FREE, R_AGE, R_NEXT_REFRESH,
     R_REFRESH_ROUND, R_PENDING_HEAD, R_PENDING, R_BUS_FREE, R_COLUMN_FREE, R_ACT2_SLOT,
     R_ACT2_DEADLINE, R_SYNC_SLOT, R_SYNC_EXPIRY, R_NEXT_ID, R_WATCH, R_LATENCY_HEAD, R_LOG, R_COMPLETED,
-    R_OFFERS, _, _, _,
     S_READS, S_WRITES, S_FORWARDED, S_COALESCED, S_HITS, S_MISSES, S_CONFLICTS, S_READS_SERVED,
     S_WRITES_SERVED, S_LATENCY, S_LAST_ACCEPT, S_LAST_READ, S_LAST_WRITE, S_LAST_FORWARD, S_MAX_LATENCY,
     S_DEPARTED_LATENCY, SCALARS,
-) = range(73)  # fmt: skip
+) = range(70)  # fmt: skip
 PAGE_OPEN, PAGE_CLOSED, PAGE_TIMEOUT = 0, 1, 2
 
 # kind[k]: the six kinds of command, their rules and bus
@@ -87,7 +86,7 @@ LOG_MARGIN = 4
 
 Channel = namedtuple(
     "Channel",
-    "r last bank ready key pool kind gap window window_node window_ring window_gap last_issue book slices "
+    "r last bank ready key offers pool kind gap window window_node window_ring window_gap last_issue book slices "
     "pair_offset pair_gap units unit_of bus_cycles refresh_units cover_start cover_bank pending node "
     "command_count",
 )
@@ -95,10 +94,12 @@ Channel = namedtuple(
 refresh nodes; W windows).
 
 r: scalars (above). last: copy of r when the last request was accepted. bank: (B, BANK_FIELDS).
-ready, key: (4 * B) by kind. pool: (slots, REQUEST_FIELDS). kind: (6, KIND_FIELDS). gap: (6 * 4 * groups
+ready, key: (4 * B) by kind. offers: (4 * words) by
+kind, bit b of a kind: bank b offers one. pool: (slots, REQUEST_FIELDS). kind: (6, KIND_FIELDS). gap: (6 * 4 * groups
 * B) ticks from a kind in a bank group to a kind in every bank. window: (W, WINDOW_FIELDS).
 window_node: (W, B). window_ring: (W, nodes, longest + 1), the last column the place. window_gap: (W *
-groups * B). last_issue: (C * U). book: (BOOK). slices: (k, 3) address fields. pair_offset: (C, C) into
+groups * B). last_issue: (C * U). book: (BOOK). slices: (3 * C_SLICES) shifts, masks and
+targets of the address fields. pair_offset: (C, C) into
 pair_gap, the flat (units, units) tables. units: (C). unit_of: (C, banks). bus_cycles: (C).
 refresh_units: rounds times width. cover_start, cover_bank: banks of each unit. pending: ring of
 refreshes due. node: (N, 3) open banks, since when, cycles so far. command_count: (C).
@@ -180,7 +181,37 @@ def candidate(pool, s, b):
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
-def offer(r, bank, key, pool, b, n_banks):
+def put(key, offers, kind, b, k, n_banks):
+    """A bank offers a candidate of a kind, or none (`INF`)."""
+    set_lane(key, kind * n_banks, b, k)
+    word, bit = kind * ((n_banks + 63) >> 6) + (b >> 6), 1 << (b & 63)
+    offers[word] = (offers[word] & ~bit) | (bit if k != INF else 0)
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def some(offers, kind, n_banks):
+    """Whether any bank offers a candidate of a kind."""
+    words = (n_banks + 63) >> 6
+    found = offers[kind * words]
+    for i in range(1, words):
+        found |= offers[kind * words + i]
+    return found != 0
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def least(ready, key, offers, kind, base, odd, n_banks):
+    """Least candidate key of a kind, its wait counted from ``base``; ``odd``: on odd ticks only."""
+    if n_banks <= 64:
+        mask = offers[kind]
+        if mask & (mask - 1) == 0:  # one bank
+            b = trailing_zeros(mask)
+            wait = (max(ready[kind * n_banks + b] - base, 0) + odd) & ~odd
+            return (wait << WAIT_SHIFT) + key[kind * n_banks + b]
+    return least_key(ready, key, kind * n_banks, base, odd, WAIT_SHIFT, n_banks)
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def offer(r, bank, key, offers, pool, b, n_banks):
     """Put a bank's candidates under the current write mode into the key table."""
     rd, wr, act, pre = INF, INF, INF, INF
     mode = r[R_MODE]
@@ -206,14 +237,10 @@ def offer(r, bank, key, pool, b, n_banks):
             r[C_ROW_HIT] == 0 or hit < 0 or pool[hit, AGE] > pool[other, AGE]
         ):
             pre = k
-    r[R_OFFERS + RD] += int(rd != INF) - int(key[b] != INF)
-    r[R_OFFERS + WR] += int(wr != INF) - int(key[n_banks + b] != INF)
-    r[R_OFFERS + ACT] += int(act != INF) - int(key[2 * n_banks + b] != INF)
-    r[R_OFFERS + PRE] += int(pre != INF) - int(key[3 * n_banks + b] != INF)
-    set_lane(key, 0, b, rd)
-    set_lane(key, n_banks, b, wr)
-    set_lane(key, 2 * n_banks, b, act)
-    set_lane(key, 3 * n_banks, b, pre)
+    put(key, offers, RD, b, rd, n_banks)
+    put(key, offers, WR, b, wr, n_banks)
+    put(key, offers, ACT, b, act, n_banks)
+    put(key, offers, PRE, b, pre, n_banks)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -267,7 +294,7 @@ def leave_queue(r, bank, pool, book, s, q, b):
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_column(
-    s, t, r, bank, ready, key, pool, kinds, gap, last_issue, command_count, book, node, log, done, n_banks
+    s, t, r, bank, ready, key, offers, pool, kinds, gap, last_issue, command_count, book, node, log, done, n_banks
 ):
     """Read or write for the request in slot ``s``; its kind."""
     b, kind, row = pool[s, BANK], pool[s, KIND], pool[s, ROW]
@@ -302,7 +329,7 @@ def issue_column(
     if more:
         set_lane(key, kind * n_banks, b, candidate(pool, bank[b, B_HIT + kind], b))
     else:
-        offer(r, bank, key, pool, b, n_banks)
+        offer(r, bank, key, offers, pool, b, n_banks)
     depart = t + r[C_READ_LATENCY + kind]
     r[S_READS_SERVED + kind] += 1
     r[S_LAST_READ + kind] = t
@@ -314,7 +341,7 @@ def issue_column(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_activate(
-    b, t, split, r, bank, ready, key, pool, kinds, gap, window, window_node, window_ring, window_gap,
+    b, t, split, r, bank, ready, key, offers, pool, kinds, gap, window, window_node, window_ring, window_gap,
     last_issue, command_count, book, node, log, n_banks,
 ):  # fmt: skip
     """Open the row the bank's oldest request of the current mode needs."""
@@ -349,16 +376,14 @@ def issue_activate(
         bank[b, B_OPEN_ROW] = pool[s, ROW]
         bank[b, B_ACTIVE] = s
         r[R_ACTIVE] += 1
-        set_lane(key, mode * n_banks, b, (pool[s, AGE] << AGE_SHIFT) | b)
-        r[R_OFFERS + mode] += 1
-    set_lane(key, ACT * n_banks, b, INF)
-    r[R_OFFERS + ACT] -= 1
+        put(key, offers, mode, b, (pool[s, AGE] << AGE_SHIFT) | b, n_banks)
+    put(key, offers, ACT, b, INF, n_banks)
     sort_out(bank, pool, b)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_precharge(
-    b, t, r, bank, ready, key, pool, kinds, gap, last_issue, command_count, node, log, n_banks
+    b, t, r, bank, ready, key, offers, pool, kinds, gap, last_issue, command_count, node, log, n_banks
 ):
     """Close the row in the way of the bank's oldest other request of the current mode."""
     mode = r[R_MODE]
@@ -369,27 +394,22 @@ def issue_precharge(
     pre = after(PRE, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
     record(r, log, t, pre, b, pool[s, ROW], pool[s, COLUMN], mode, pool[s, ARRIVE])
     if bank[b, B_HIT + mode] >= 0:
-        set_lane(key, mode * n_banks, b, INF)
-        r[R_OFFERS + mode] -= 1
+        put(key, offers, mode, b, INF, n_banks)
     bank[b, B_OPEN_ROW] = CLOSED
     closed(bank, node, b, t)
     sort_out(bank, pool, b)
-    set_lane(key, PRE * n_banks, b, INF)
-    set_lane(key, ACT * n_banks, b, candidate(pool, bank[b, B_OTHER + mode], b))
-    r[R_OFFERS + PRE] -= 1
-    r[R_OFFERS + ACT] += 1
+    put(key, offers, PRE, b, INF, n_banks)
+    put(key, offers, ACT, b, candidate(pool, bank[b, B_OTHER + mode], b), n_banks)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
-def accept(address, kind, now, r, bank, key, pool, book, slices, done, n_banks):
+def accept(address, kind, now, r, bank, key, offers, pool, book, slices, done, n_banks):
     """Try to take a request in.
 
     -2: no room; -1: taken; otherwise taken, and the new candidate's kind and bank as
     ``kind << 10 | bank``.
     """
-    word = 0
-    for i in range(len(slices)):
-        word ^= ((address >> slices[i, 0]) & slices[i, 1]) << slices[i, 2]
+    word = decode(slices, r[C_SLICES], address)
     column = word & ((1 << r[C_COLUMN_BITS]) - 1)
     word >>= r[C_COLUMN_BITS]
     b = word & ((1 << r[C_BANK_BITS]) - 1)
@@ -455,8 +475,7 @@ def accept(address, kind, now, r, bank, key, pool, book, slices, done, n_banks):
                 return -1
     if kind != r[R_MODE]:
         return -1
-    set_lane(key, offered * n_banks, b, CLASS_BIT | (age << AGE_SHIFT) | b)
-    r[R_OFFERS + offered] += 1
+    put(key, offers, offered, b, CLASS_BIT | (age << AGE_SHIFT) | b, n_banks)
     return (offered << AGE_SHIFT) | b
 
 
@@ -481,10 +500,10 @@ def new_mode(r):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def switch_mode(mode, r, bank, key, pool, n_banks):
+def switch_mode(mode, r, bank, key, offers, pool, n_banks):
     r[R_MODE] = mode
     for b in range(n_banks):
-        offer(r, bank, key, pool, b, n_banks)
+        offer(r, bank, key, offers, pool, b, n_banks)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -585,7 +604,7 @@ def issue_refresh_step(ch, t, n_banks, log):
             ch.bank[b, B_OPEN_ROW] = CLOSED
             closed(ch.bank, ch.node, b, t)
             sort_out(ch.bank, ch.pool, b)
-            offer(r, ch.bank, ch.key, ch.pool, b, n_banks)
+            offer(r, ch.bank, ch.key, ch.offers, ch.pool, b, n_banks)
     return command
 
 
@@ -623,7 +642,7 @@ def close_idle(ch, b, t, n_banks, log):
     bank[b, B_OPEN_ROW] = CLOSED
     closed(bank, ch.node, b, t)
     sort_out(bank, ch.pool, b)
-    offer(r, bank, ch.key, ch.pool, b, n_banks)
+    offer(r, bank, ch.key, ch.offers, ch.pool, b, n_banks)
     return pre
 
 

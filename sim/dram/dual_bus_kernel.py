@@ -11,12 +11,11 @@ from numba import njit
 from neardata.sim.dram.controller_kernel import (
     ACT, AGE_SHIFT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT,
     DRAINED, INF, K_BUS_CYCLES, KEY_MASK, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
-    R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING,
+    R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING,
     R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
-    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least_active,
-    must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
+    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
+    must_wait, new_mode, pending_refresh, ready_of, some, switch_mode, watch_from,
 )  # fmt: skip
-from neardata.sim.dram.lanes_kernel import least
 
 
 @functools.cache
@@ -33,6 +32,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
     @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def run(ch, address, is_write, arrival, n, final, log, done):
         r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
+        offers = ch.offers
         kinds, gap, last_issue, counts = ch.kind, ch.gap, ch.last_issue, ch.command_count
         window, window_node, ring, window_gap = ch.window, ch.window_node, ch.window_ring, ch.window_gap
         node, slices, bus_cycles = ch.node, ch.slices, ch.bus_cycles
@@ -57,7 +57,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                     blocked = r[R_READS + kind] >= r[C_READ_QUEUE + kind]
                 if not blocked and (not timed or arrival[i] < now):
                     taken = accept(
-                        address[i], kind, now, r, bank, key, pool, book, slices, done, n_banks
+                        address[i], kind, now, r, bank, key, offers, pool, book, slices, done, n_banks
                     )
                     if taken == -2:
                         blocked = True
@@ -123,10 +123,8 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                         if half_clock:
                             base |= 1
                         for kind in (RD, WR):
-                            if r[R_OFFERS + kind]:
-                                best = least(
-                                    ready, key, kind * n_banks, base, half_clock, WAIT_SHIFT, n_banks
-                                )
+                            if some(offers, kind, n_banks):
+                                best = least(ready, key, offers, kind, base, half_clock, n_banks)
                                 if best < best_key:
                                     best_key, best_kind = best, kind
                         if best_kind >= 0:
@@ -142,7 +140,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                     r[R_MODE_STALE] = 0
                     if mode == r[R_MODE]:
                         break
-                    switch_mode(mode, r, bank, key, pool, n_banks)
+                    switch_mode(mode, r, bank, key, offers, pool, n_banks)
                     stale = True
                     stale_row = True
                 if best_tick <= now:
@@ -154,7 +152,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
             issued = column >= 0
             if issued:
                 kind = issue_column(
-                    column, now, r, bank, ready, key, pool, kinds, gap, last_issue, counts, book, node,
+                    column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book, node,
                     log, done, n_banks,
                 )  # fmt: skip
                 r[R_COLUMN_FREE] = now + kinds[kind, K_BUS_CYCLES]
@@ -179,18 +177,18 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                     mode = new_mode(r)
                     r[R_MODE_STALE] = 0
                     if mode != r[R_MODE]:
-                        switch_mode(mode, r, bank, key, pool, n_banks)
+                        switch_mode(mode, r, bank, key, offers, pool, n_banks)
                         stale = True
                         stale_row = True
                 if stale_row:
                     base = max(now, r[R_BUS_FREE])
                     row_key, row_kind, row_tick = INF, -1, INF
-                    if r[R_OFFERS + PRE]:
-                        row_key = least(ready, key, PRE * n_banks, base, 0, WAIT_SHIFT, n_banks)
+                    if some(offers, PRE, n_banks):
+                        row_key = least(ready, key, offers, PRE, base, 0, n_banks)
                         row_kind = PRE
-                    if r[R_OFFERS + ACT]:
+                    if some(offers, ACT, n_banks):
                         edge = base | 1 if half_clock else base
-                        best = least(ready, key, ACT * n_banks, edge, half_clock, WAIT_SHIFT, n_banks)
+                        best = least(ready, key, offers, ACT, edge, half_clock, n_banks)
                         best += (edge - base) << WAIT_SHIFT
                         if best < row_key:
                             row_key, row_kind = best, ACT
@@ -201,12 +199,12 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                 if row_tick <= now:
                     if row_kind == ACT:
                         issue_activate(
-                            row_key & BANK_MASK, now, 0, r, bank, ready, key, pool, kinds, gap, window,
+                            row_key & BANK_MASK, now, 0, r, bank, ready, key, offers, pool, kinds, gap, window,
                             window_node, ring, window_gap, last_issue, counts, book, node, log, n_banks,
                         )  # fmt: skip
                     else:
                         issue_precharge(
-                            row_key & BANK_MASK, now, r, bank, ready, key, pool, kinds, gap, last_issue,
+                            row_key & BANK_MASK, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue,
                             counts, node, log, n_banks,
                         )  # fmt: skip
                     r[R_BUS_FREE] = now + kinds[row_kind, K_BUS_CYCLES]

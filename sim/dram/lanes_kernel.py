@@ -55,7 +55,7 @@ class _Table:
 
 
 @intrinsic
-def least(typing_context, ready, key, at, base, odd, shift, n):  # type: ignore[no-untyped-def]
+def least_key(typing_context, ready, key, at, base, odd, shift, n):  # type: ignore[no-untyped-def]
     """``min over b < n of (((max(ready[at+b] - base, 0) + odd) & ~odd) << shift) + key[at+b]``."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -129,3 +129,31 @@ def set_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-de
         return context.get_dummy_value()
 
     return types.void(table, *(types.int64,) * 3), codegen
+
+
+@intrinsic
+def decode(typing_context, slices, n, address):  # type: ignore[no-untyped-def]
+    """XOR over ``i < n`` of ``((address >> slices[i]) & slices[n+i]) << slices[2n+i]``."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        table = _Table(context, builder, signature.args[0], args[0])
+        n, address = args[1], _splat(builder, args[2])
+        word = cgutils.alloca_once_value(builder, _ZERO)
+        with cgutils.for_range_slice(builder, _I64(0), n, _I64(LANES), _I64) as (i, _):
+            mask_at = builder.add(i, n)
+            field = builder.and_(builder.ashr(address, table.load(i)), table.load(mask_at))
+            placed = builder.shl(field, table.load(builder.add(mask_at, n)))
+            builder.store(builder.xor(builder.load(word), placed), word)
+        return _call(builder, "llvm.vector.reduce.xor.v8i64", _I64, builder.load(word))
+
+    return types.int64(slices, types.int64, types.int64), codegen
+
+
+@intrinsic
+def trailing_zeros(typing_context, word):  # type: ignore[no-untyped-def]
+    """Number of the lowest set bit (64 for zero)."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), codegen

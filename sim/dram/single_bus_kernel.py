@@ -12,12 +12,11 @@ from neardata.sim.dram.controller_kernel import (
     ACT, AGE_SHIFT, B_ACTIVE, B_HIT, B_OPEN_ROW, BANK, BANK_MASK, C_ACT2, C_LOG, C_PAGE, C_READ_QUEUE,
     C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, LOG_FULL,
     LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG,
-    R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_OFFERS, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
+    R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
     R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
-    issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least_active,
-    must_wait, new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode, watch_from,
+    issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
+    must_wait, new_mode, offer, pending_refresh, ready_of, some, sort_out, switch_mode, watch_from,
 )  # fmt: skip
-from neardata.sim.dram.lanes_kernel import least
 
 
 @functools.cache
@@ -35,6 +34,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
     @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def run(ch, address, is_write, arrival, n, final, log, done):
         r, bank, ready, key, pool, book = ch.r, ch.bank, ch.ready, ch.key, ch.pool, ch.book
+        offers = ch.offers
         kinds, gap, last_issue, counts = ch.kind, ch.gap, ch.last_issue, ch.command_count
         window, window_node, ring, window_gap = ch.window, ch.window_node, ch.window_ring, ch.window_gap
         node, slices, bus_cycles = ch.node, ch.slices, ch.bus_cycles
@@ -58,7 +58,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     blocked = r[R_READS + kind] >= r[C_READ_QUEUE + kind]
                 if not blocked and (not timed or arrival[i] < now):
                     taken = accept(
-                        address[i], kind, now, r, bank, key, pool, book, slices, done, n_banks
+                        address[i], kind, now, r, bank, key, offers, pool, book, slices, done, n_banks
                     )
                     if taken == -2:
                         blocked = True
@@ -126,18 +126,18 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     if stale:
                         base = max(now, r[R_BUS_FREE])
                         best_key, best_kind, best_tick = INF, -1, INF
-                        if r[R_OFFERS + RD]:
-                            best_key, best_kind = least(ready, key, RD * n_banks, base, 0, WAIT_SHIFT, n_banks), RD
-                        if r[R_OFFERS + WR]:
-                            best = least(ready, key, WR * n_banks, base, 0, WAIT_SHIFT, n_banks)
+                        if some(offers, RD, n_banks):
+                            best_key, best_kind = least(ready, key, offers, RD, base, 0, n_banks), RD
+                        if some(offers, WR, n_banks):
+                            best = least(ready, key, offers, WR, base, 0, n_banks)
                             if best < best_key:
                                 best_key, best_kind = best, WR
-                        if r[R_OFFERS + ACT] and (not split or r[R_ACT2_SLOT] < 0):
-                            best = least(ready, key, ACT * n_banks, base, 0, WAIT_SHIFT, n_banks)
+                        if some(offers, ACT, n_banks) and (not split or r[R_ACT2_SLOT] < 0):
+                            best = least(ready, key, offers, ACT, base, 0, n_banks)
                             if best < best_key:
                                 best_key, best_kind = best, ACT
-                        if r[R_OFFERS + PRE]:
-                            best = least(ready, key, PRE * n_banks, base, 0, WAIT_SHIFT, n_banks)
+                        if some(offers, PRE, n_banks):
+                            best = least(ready, key, offers, PRE, base, 0, n_banks)
                             if best < best_key:
                                 best_key, best_kind = best, PRE
                         if best_kind >= 0:
@@ -151,7 +151,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     r[R_MODE_STALE] = 0
                     if mode == r[R_MODE]:
                         break
-                    switch_mode(mode, r, bank, key, pool, n_banks)
+                    switch_mode(mode, r, bank, key, offers, pool, n_banks)
                     stale = True
                 if now < best_tick < next_tick and not timeout and (not split or r[R_ACT2_SLOT] < 0):
                     now = best_tick  # nothing else can happen before
@@ -186,7 +186,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     bank[b, B_ACTIVE] = s
                     r[R_ACTIVE] += 1
                     sort_out(bank, pool, b)
-                    offer(r, bank, key, pool, b, n_banks)
+                    offer(r, bank, key, offers, pool, b, n_banks)
                     stale = True
                     now += 1
                     continue
@@ -199,7 +199,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     continue
             if column >= 0:
                 kind = issue_column(
-                    column, now, r, bank, ready, key, pool, kinds, gap, last_issue, counts, book, node,
+                    column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book, node,
                     log, done, n_banks,
                 )  # fmt: skip
                 r[R_BUS_FREE] = now + kinds[kind, K_BUS_CYCLES]
@@ -209,12 +209,12 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
             elif row_bank >= 0:
                 if best_kind == ACT:
                     issue_activate(
-                        row_bank, now, split, r, bank, ready, key, pool, kinds, gap, window, window_node,
+                        row_bank, now, split, r, bank, ready, key, offers, pool, kinds, gap, window, window_node,
                         ring, window_gap, last_issue, counts, book, node, log, n_banks,
                     )  # fmt: skip
                 else:
                     issue_precharge(
-                        row_bank, now, r, bank, ready, key, pool, kinds, gap, last_issue, counts, node,
+                        row_bank, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, node,
                         log, n_banks,
                     )  # fmt: skip
                 r[R_BUS_FREE] = now + kinds[best_kind, K_BUS_CYCLES]
