@@ -7,6 +7,7 @@ A program is YAML (or JSON, or a Python dictionary of the same form)::
     overrides: {timing.nRFC: 420}  # optional, as `neardata.arch.dram.load_device` takes them
     channels: 32                   # channels that run `body`, all alike (default 1)
     refresh: all-bank              # none | all-bank | declared | close-reopen
+    first_refresh: 1950            # optional: when the first one falls due (default nREFI)
     body:
       - phase: load                # a name: the report tells the cycles of each phase
         body:
@@ -286,6 +287,9 @@ class Program:
     overrides: Mapping[str, int] = field(default_factory=dict)
     refresh: RefreshPolicy | None = None
     """None: ``all-bank`` where the device has a refresh interval, else ``none``."""
+    first_refresh: int | None = None
+    """Clock cycle in which the first refresh falls due (None: after one interval); earlier
+    where the refreshes of ranks or channels are staggered."""
     host: HostTraffic | None = None
     file: ConfigFile | None = field(default=None, compare=False, repr=False)
 
@@ -321,6 +325,8 @@ class Program:
             out["overrides"] = dict(self.overrides)
         if self.refresh is not None:
             out["refresh"] = self.refresh
+        if self.first_refresh is not None:
+            out["first_refresh"] = self.first_refresh
         if self.host is not None:
             out["host"] = _host_dict(self.host)
         if len(self.groups) == 1 and not self.groups[0].name:
@@ -422,7 +428,9 @@ class _Parser:
         return value
 
     def program(self, data: Any) -> Program:
-        allowed = ("name", "device", "overrides", "channels", "refresh", "host", "body", "groups")
+        allowed = (
+            "name", "device", "overrides", "channels", "refresh", "first_refresh", "host", "body", "groups",
+        )  # fmt: skip
         self._known(data, allowed, ())
         if not isinstance(data.get("device"), str):
             raise self.error("missing: the name of a device preset", ("device",))
@@ -434,6 +442,9 @@ class _Parser:
         refresh = data.get("refresh")
         if refresh is not None and refresh not in REFRESH_POLICIES:
             raise self.error(f"'{refresh}' is not one of {', '.join(REFRESH_POLICIES)}", ("refresh",))
+        first_refresh = data.get("first_refresh")
+        if first_refresh is not None:
+            self._integer(first_refresh, 1, ("first_refresh",))
         if ("groups" in data) == ("body" in data):
             raise self.error("give either 'body' or 'groups'", ())
         if "groups" in data:
@@ -448,7 +459,7 @@ class _Parser:
         host = self.host(data["host"], ("host",)) if data.get("host") is not None else None
         return Program(
             device=data["device"], groups=groups, name=str(data.get("name", "")),
-            overrides=dict(overrides), refresh=refresh, host=host, file=self.file,
+            overrides=dict(overrides), refresh=refresh, first_refresh=first_refresh, host=host, file=self.file,
         )  # fmt: skip
 
     def group(self, data: Any, keys: Keys) -> ChannelGroup:
