@@ -1,0 +1,53 @@
+"""``--set key=value``: changes of a device and its controller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from neardata.arch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What ``--set`` asked for."""
+
+    device: dict[str, int] = field(default_factory=dict)
+    """``timing.X`` and ``organisation.X``, as `neardata.arch.dram.load_device` takes them."""
+    controller: dict[str, str] = field(default_factory=dict)
+    """Parameter names without ``controller.``, as `neardata.sim.dram.config.load_profile` takes them."""
+
+
+def parse_overrides(settings: Sequence[str], *, mapping: str | None = None) -> Overrides:
+    """Sort ``key=value`` settings.
+
+    Args:
+        mapping: the value of ``--mapping``, which sets ``controller.mapping`` too.
+
+    Raises:
+        InputError: not ``key=value``, a key set to two values, an unknown section.
+
+    >>> parse_overrides(["timing.nFAW=20", "controller.page=closed"])
+    Overrides(device={'timing.nFAW': 20}, controller={'page': 'closed'})
+    """
+    given: dict[str, str] = {} if mapping is None else {"controller.mapping": mapping}
+    for setting in settings:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not key or not value:
+            raise InputError(f"--set {setting}: expected key=value, such as timing.nFAW=20")
+        if given.setdefault(key, value) != value:
+            other = "--mapping" if key == "controller.mapping" and mapping is not None else "another --set"
+            raise InputError(f"set to {value}, but to {given[key]} by {other}", key=key)
+    overrides = Overrides()
+    for key, value in given.items():
+        section, _, name = key.partition(".")
+        if section == "controller" and name:
+            overrides.controller[name] = value
+        elif section in ("timing", "organisation") and name:
+            try:
+                overrides.device[key] = int(value)
+            except ValueError:
+                raise InputError(f"must be an integer, got '{value}'", key=key) from None
+        else:
+            raise InputError("a key begins with timing., organisation. or controller.", key=key)
+    return overrides

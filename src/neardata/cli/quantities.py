@@ -1,0 +1,24 @@
+"""Quantities with a fitting prefix, for people."""
+
+from __future__ import annotations
+
+
+def si_time(ns: float) -> str:
+    """
+    >>> si_time(570333.0)
+    '570.3 µs'
+    """
+    return _prefixed(ns, (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0)))
+
+
+def si_energy(pj: float) -> str:
+    """
+    >>> si_energy(2.5e9)
+    '2.5 mJ'
+    """
+    return _prefixed(pj, (("J", 1e12), ("mJ", 1e9), ("µJ", 1e6), ("nJ", 1e3), ("pJ", 1.0)))
+
+
+def _prefixed(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    unit, size = next((u for u in units if value >= u[1]), units[-1])
+    return f"{value / size:.4g} {unit}"

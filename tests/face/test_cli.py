@@ -1,0 +1,335 @@
+"""The command line: what it prints, what it writes, how it fails."""
+
+import csv
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neardata.cli.app import run
+
+NEARDATA = [sys.executable, "-m", "neardata"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def neardata(capsys, *arguments):
+    """Exit code, stdout, stderr of a command line."""
+    code = run([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def run_json(capsys, *arguments):
+    code, out, err = neardata(capsys, "dram", "run", "--json", *arguments)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_help_needs_neither_numba_nor_numpy():
+    program = (
+        "import sys; from neardata.cli.app import run; run(['--help']); "
+        "sys.exit(any(m in sys.modules for m in ('numba', 'numpy', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def test_help_is_quick():
+    import resource
+
+    def cpu():
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    seconds = []
+    for _ in range(3):
+        before = cpu()
+        subprocess.run([*NEARDATA, "--help"], capture_output=True, check=True)
+        seconds.append(cpu() - before)
+    assert min(seconds) < 0.4
+
+
+def test_version(capsys):
+    code, out, _ = neardata(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"neardata \d+\.\d+\S*\n", out)
+
+
+def test_no_command_shows_what_there_is(capsys):
+    code, out, err = neardata(capsys)
+    assert code == 2
+    assert "devices" in out + err and "doctor" in out + err
+
+
+def test_devices_and_show_agree_with_the_device(capsys):
+    code, out, _ = neardata(capsys, "devices")
+    assert code == 0 and "ddr4-2400r" in out and "19.2" in out
+    listed = json.loads(neardata(capsys, "devices", "--json")[1])["devices"]
+    assert {d["name"] for d in listed} >= {"ddr4-2400r", "hbm3-6400"}
+    code, out, _ = neardata(capsys, "show", "ddr4-2400r")
+    assert code == 0
+    for fact in (
+        "4 bank group",
+        "8 GiB",
+        "19.21 GB/s",
+        "nRCD",
+        "13.33",
+        "tFAW",
+        "row:16 bank:2",
+        "Ramulator",
+    ):
+        assert fact in out
+    shown = json.loads(neardata(capsys, "show", "ddr4-2400r", "--json", "--set", "timing.nFAW=20")[1])
+    assert [c["cycles"] for c in shown["constraints"] if c["name"] == "tFAW"] == [20]
+
+
+def test_run_without_arguments_does_the_default_job(capsys):
+    code, out, err = neardata(capsys, "dram", "run")
+    assert (code, err) == (0, "")
+    assert "ddr4-2400r" in out and "100,000 requests" in out
+    assert "tFAW" in out and "Bound by" in out
+
+
+def test_json_has_the_promised_fields_and_they_agree(capsys):
+    report = run_json(capsys, "--pattern", "mix21", "-n", "5000", "--seed", "3")
+    assert report["requests"] == 5000 == report["reads"] + report["writes"]
+    assert report["cycles_to_last_accept"] <= report["cycles_to_drain"]
+    served = 5000 - report["forwarded_reads"] - report["coalesced_writes"]
+    assert report["row_hits"] + report["row_misses"] + report["row_conflicts"] == served
+    assert report["command_counts"]["RD"] + report["command_counts"]["WR"] == served
+    total = report["cycles_to_drain"]
+    assert report["busy_cycles"] + sum(report["lost_cycles"].values()) == total
+    assert report["time_ns"] == pytest.approx(total * 0.833)
+    assert report["bandwidth_gb_per_s"] == pytest.approx(served * 64 / report["time_ns"])
+    latency = report["read_latency_cycles"]
+    assert latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"]
+    assert "energy_pj" in report and report["partial"] is False
+    assert 16 <= report["avg_read_latency_cycles"] <= latency["max"]
+    assert report["at_last_accept"]["cycles"] == report["cycles_to_last_accept"]
+
+
+def test_a_trace_is_replayed_like_the_pattern_it_holds(capsys):
+    from neardata.workloads import patterns
+
+    address, is_write = next(patterns.requests("mix21", 2000, seed=5))
+    lines = (f"{'ST' if w else 'LD'} 0x{a:x}\n" for a, w in zip(address.tolist(), is_write, strict=True))
+    Path("t.trace.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    traced = run_json(capsys, "--trace", "t.trace.gz")
+    generated = run_json(capsys, "--pattern", "mix21", "-n", "2000", "--seed", "5")
+    assert traced.pop("source") == "trace t.trace.gz"
+    generated.pop("source")
+    assert traced == generated
+
+
+def test_settings_reach_device_and_controller(capsys):
+    before = run_json(capsys, "-n", "3000")
+    slower = run_json(capsys, "-n", "3000", "--set", "timing.nFAW=40")
+    assert slower["cycles_to_drain"] > before["cycles_to_drain"]
+    deeper = run_json(capsys, "-n", "3000", "--set", "controller.read_queue=128")
+    assert deeper["controller"]["read_queue"] == 128
+    assert deeper["cycles_to_drain"] != before["cycles_to_drain"]
+    mapped = run_json(capsys, "-n", "3000", "--mapping", "MOP4CLXOR")
+    assert mapped["mapping"] != before["mapping"]
+
+
+def test_channels_and_threads_do_not_change_each_other(capsys):
+    one = run_json(capsys, "-n", "4000", "--channels", "4", "--threads", "1")
+    four = run_json(capsys, "-n", "4000", "--channels", "4", "--threads", "4")
+    assert one == four
+    assert one["peak_gb_per_s"] == pytest.approx(4 * 19.2077, rel=1e-4)
+
+
+def test_no_why_leaves_out_the_causes(capsys):
+    assert run_json(capsys, "-n", "1000", "--no-why")["lost_cycles"] is None
+    code, out, _ = neardata(capsys, "dram", "run", "-n", "1000", "--no-why")
+    assert code == 0 and "Bound by" not in out
+
+
+def test_files_hold_what_was_simulated(capsys):
+    report = run_json(
+        capsys, "-n", "2000", "--pattern", "mix21", "--channels", "2", "--commands", "c.csv",
+        "--requests", "r.csv", "--timeline", "t.json", "--plot", "p.png",
+    )  # fmt: skip
+    with open("c.csv", newline="") as stream:
+        commands = list(csv.DictReader(stream))
+    assert len(commands) == sum(report["command_counts"].values())
+    assert {row["Channel"] for row in commands} == {"0", "1"}
+    times = np.loadtxt("r.csv", delimiter=",", skiprows=1, dtype=np.int64)
+    assert times[:, 0].tolist() == list(range(2000))
+    assert (times[:, 1] <= times[:, 3]).all()
+    assert times[:, 3].max() == report["cycles_to_drain"]
+    events = json.loads(Path("t.json").read_text())["traceEvents"]
+    on_bus = [e for e in events if e["ph"] == "X" and e["tid"] == 1]
+    assert len(on_bus) == len(commands)
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir()) == ["c.csv", "p.png", "r.csv", "t.json"]
+
+    run_json(capsys, "-n", "2000", "--pattern", "mix21", "--channels", "2", "--requests", "r.npz")
+    assert np.array_equal(np.load("r.npz")["depart"], times[:, 3])
+
+
+def test_a_recorded_trace_passes_its_check_and_a_spoiled_one_does_not(capsys):
+    run_json(capsys, "-n", "500", "--channels", "2", "--commands", "c.csv.gz")
+    code, out, _ = neardata(capsys, "dram", "check", "-d", "ddr4-2400r", "-c", "c.csv.gz")
+    assert code == 0 and "no rule broken" in out
+    # the same trace judged by a device that is slower to open a row
+    arguments = ("dram", "check", "-d", "ddr4-2400r", "-c", "c.csv.gz", "--set", "timing.nRCD=17")
+    code, out, _ = neardata(capsys, *arguments)
+    assert code == 1 and "tRCD" in out
+    found = json.loads(neardata(capsys, *arguments, "--json")[1])
+    assert {v["channel"] for v in found["violations"]} == {0, 1}
+
+
+def test_a_curve_rises_until_the_memory_saturates(capsys):
+    arguments = ("dram", "curve", "-p", "random", "-n", "3000", "--points", "5")
+    code, out, err = neardata(capsys, *arguments, "--plot", "c.svg", "--why-plot", "w.pdf", "--json")
+    assert (code, err) == (0, "")
+    points = json.loads(out)["curves"]["random"]
+    assert [p["saturated"] for p in points] == [False] * (len(points) - 1) + [True]
+    means = [p["mean_ns"] for p in points]
+    assert means == sorted(means)
+    assert all(p["achieved_gb_per_s"] <= p["offered_gb_per_s"] * 1.01 for p in points)
+    assert "<svg" in Path("c.svg").read_text() and Path("w.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+BAD = {
+    "device": (["dram", "run", "-d", "ddr4-2400"], "unknown device 'ddr4-2400'; did you mean ddr4-2400r"),
+    "profile": (["dram", "run", "--profile", "ramulator"], "unknown profile 'ramulator'"),
+    "pattern": (["dram", "run", "-p", "rnd"], "unknown pattern 'rnd'; did you mean random"),
+    "timing": (["dram", "run", "--set", "timing.nFAX=3"], "timing.nFAX: unknown timing of ddr4-2400r"),
+    "not key=value": (["dram", "run", "--set", "timing.nFAW"], "expected key=value"),
+    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation. or"),
+    "not an integer": (["dram", "run", "--set", "timing.nFAW=x"], "timing.nFAW: must be an integer, got 'x'"),
+    "contradiction": (
+        ["dram", "run", "--set", "timing.nFAW=20", "--set", "timing.nFAW=30"],
+        "timing.nFAW: set to 30, but to 20 by another --set",
+    ),
+    "contradiction with an option": (
+        ["dram", "run", "--mapping", "RoBaRaCoCh", "--set", "controller.mapping=MOP4CLXOR"],
+        "controller.mapping: set to MOP4CLXOR, but to RoBaRaCoCh by --mapping",
+    ),
+    "watermarks": (["dram", "run", "--set", "controller.write_low=0.9"], "write_low 0.9 is above write_high"),
+    "trace and pattern": (["dram", "run", "--trace", "t", "-n", "5"], "--trace and -n exclude each other"),
+    "no such trace": (["dram", "run", "--trace", "t"], "t: cannot be read: No such file or directory"),
+    "channels": (["dram", "run", "--channels", "3"], "channels: must be a power of two, got 3"),
+    "option": (["dram", "run", "--bogus"], "No such option: --bogus ('neardata dram run --help'"),
+    "command": (["dram", "walk"], "No such command 'walk'"),
+    "not a number": (["dram", "run", "-n", "x"], "Invalid value for '-n'"),
+    "missing option": (["dram", "check", "-d", "ddr4-2400r"], "Missing option '--commands' / '-c'"),
+    "folder of an output": (
+        ["dram", "run", "--commands", "no/c.csv"],
+        "no/c.csv: cannot be written: its folder",
+    ),
+    "output is a folder": (["dram", "run", "--commands", "."], "cannot be written: it is a folder"),
+    "one output twice": (
+        ["dram", "run", "--commands", "a.csv", "--requests", "a.csv"],
+        "two outputs have the same",
+    ),
+    "plot format": (["dram", "run", "--plot", "p.gif"], "p.gif: plots are written as .png, .svg, .pdf"),
+    "requests format": (["dram", "run", "--requests", "r.txt"], "r.txt: requests are written as .csv"),
+    "plot without why": (["dram", "run", "--plot", "p.png", "--no-why"], "--plot and --no-why exclude"),
+    "window": (
+        ["dram", "run", "--timeline", "t.json", "--timeline-window", "9"],
+        "expected START:END in cycles",
+    ),
+    "window alone": (["dram", "run", "--timeline-window", "1:2"], "--timeline-window needs --timeline"),
+    "show": (["show", "ddr9"], "unknown device 'ddr9'"),
+    "program": (["pim", "run", "-p", "p.yaml"], "p.yaml: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, name):
+    arguments, message = BAD[name]
+    code, out, err = neardata(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("neardata: ") and err.count("\n") == 1
+    assert message in err
+    assert os.listdir() == []
+
+
+def test_a_bad_line_far_into_a_trace_leaves_no_file(capsys):
+    Path("t.trace").write_text("LD 0x40\n" * 3000 + "LD 0x4z\n")
+    code, out, err = neardata(capsys, "dram", "run", "--trace", "t.trace", "--commands", "c.csv")
+    assert (code, out) == (2, "")
+    assert err == "neardata: t.trace:3001: expected 'LD|ST ADDRESS', got 'LD 0x4z'\n"
+    assert os.listdir() == ["t.trace"]
+
+
+def test_an_address_beyond_all_channels_is_named(capsys):
+    Path("t.trace").write_text(f"LD {(8 << 30) - 64}\nLD {8 << 30}\n")
+    assert neardata(capsys, "dram", "run", "--trace", "t.trace")[2].startswith(
+        "neardata: t.trace:2: address 0x200000000 is beyond the memory's 8589934592 bytes"
+    )
+    assert neardata(capsys, "dram", "run", "--trace", "t.trace", "--channels", "2")[0] == 0
+
+
+def test_an_old_output_survives_a_failed_run(capsys):
+    Path("c.csv").write_text("precious\n")
+    Path("t.trace").write_text("LD 0x40\nLD x\n")
+    assert neardata(capsys, "dram", "run", "--trace", "t.trace", "--commands", "c.csv")[0] == 2
+    assert Path("c.csv").read_text() == "precious\n"
+
+
+def test_an_interrupted_run_prints_what_was_done(capsys, monkeypatch):
+    @contextmanager
+    def interrupt_after_the_first_chunk(*_):
+        yield lambda done: os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("neardata.cli.progress.progress_bar", interrupt_after_the_first_chunk)
+    arguments = ("dram", "run", "-p", "stream", "-n", "5000000", "--no-why", "--commands", "c.csv")
+    code, out, err = neardata(capsys, *arguments, "--requests", "r.csv", "--json")
+    assert code == 130
+    report = json.loads(out)
+    assert report["partial"] is True
+    assert 0 < report["requests"] < 5_000_000
+    assert report["cycles_to_drain"] > 0
+    assert sum(report["command_counts"].values()) == Path("c.csv").read_text().count("\n") - 1
+    assert "r.csv: not written, since the run was interrupted" in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "partial" in neardata(capsys, *arguments)[1]
+
+
+def test_an_interrupt_before_the_run_is_no_traceback(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neardata.arch.dram.load_device", interrupted)
+    code, out, err = neardata(capsys, "dram", "run")
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_error():
+    process = subprocess.Popen(
+        [*NEARDATA, "show", "ddr5-4800an"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(timeout=60)
+
+
+def test_doctor_tells_versions_cache_and_optional_parts(capsys):
+    code, out, _ = neardata(capsys, "doctor")
+    assert code == 0
+    for word in ("python", "numba", "kernel cache", "matplotlib", "All is well"):
+        assert word in out
+    state = json.loads(neardata(capsys, "doctor", "--json")[1])
+    assert state["problems"] == []
+    assert state["kernel_cache"]["kernels"] >= 2
+    assert all(Path(folder).is_dir() for folder in state["kernel_cache"]["folders"])
+    assert state["versions"]["numpy"] == np.__version__
