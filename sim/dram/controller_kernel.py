@@ -32,10 +32,10 @@ from neardata.sim.dram.lanes_kernel import decode, least_key, push, raise_lane, 
 INF = 1 << 62
 NEVER = -(1 << 60)
 
-# candidate keys: | ticks to wait (22) | class (1) | age (29) | bank (10) |
-WAIT_SHIFT, CLASS_BIT, AGE_SHIFT, BANK_MASK = 40, 1 << 39, 10, 1023
+# candidate keys: | ticks to wait (22) | class (1) | age (27) | kind (2) | bank (10) |
+WAIT_SHIFT, CLASS_BIT, AGE_SHIFT, KIND_SHIFT, BANK_MASK = 40, 1 << 39, 12, 10, 1023
 KEY_MASK = (1 << WAIT_SHIFT) - 1
-AGE_LIMIT = 1 << 29
+AGE_LIMIT = 1 << 27
 
 # kinds of command a request needs; +4: with auto-precharge
 RD, WR, ACT, PRE = 0, 1, 2, 3
@@ -183,19 +183,9 @@ def candidate(pool, s, b):
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def put(key, offers, kind, b, k, n_banks):
     """A bank offers a candidate of a kind, or none (`INF`)."""
-    set_lane(key, kind * n_banks, b, k)
+    set_lane(key, kind * n_banks, b, k | (kind << KIND_SHIFT))
     word, bit = kind * ((n_banks + 63) >> 6) + (b >> 6), 1 << (b & 63)
     offers[word] = (offers[word] & ~bit) | (bit if k != INF else 0)
-
-
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
-def some(offers, kind, n_banks):
-    """Whether any bank offers a candidate of a kind."""
-    words = (n_banks + 63) >> 6
-    found = offers[kind * words]
-    for i in range(1, words):
-        found |= offers[kind * words + i]
-    return found != 0
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -203,10 +193,11 @@ def least(ready, key, offers, kind, base, odd, n_banks):
     """Least candidate key of a kind, its wait counted from ``base``; ``odd``: on odd ticks only."""
     if n_banks <= 64:
         mask = offers[kind]
-        if mask & (mask - 1) == 0:  # one bank
-            b = trailing_zeros(mask)
-            wait = (max(ready[kind * n_banks + b] - base, 0) + odd) & ~odd
-            return (wait << WAIT_SHIFT) + key[kind * n_banks + b]
+        if mask & (mask - 1) == 0:  # one bank, or none
+            if mask == 0:
+                return INF
+            at = kind * n_banks + trailing_zeros(mask)
+            return (((max(ready[at] - base, 0) + odd) & ~odd) << WAIT_SHIFT) + key[at]
     return least_key(ready, key, kind * n_banks, base, odd, WAIT_SHIFT, n_banks)
 
 
@@ -327,7 +318,7 @@ def issue_column(
         sort_out(bank, pool, b)
     bank[b, B_LAST_COLUMN] = t
     if more:
-        set_lane(key, kind * n_banks, b, candidate(pool, bank[b, B_HIT + kind], b))
+        put(key, offers, kind, b, candidate(pool, bank[b, B_HIT + kind], b), n_banks)
     else:
         offer(r, bank, key, offers, pool, b, n_banks)
     depart = t + r[C_READ_LATENCY + kind]
@@ -407,7 +398,7 @@ def accept(address, kind, now, r, bank, key, offers, pool, book, slices, done, n
     """Try to take a request in.
 
     -2: no room; -1: taken; otherwise taken, and the new candidate's kind and bank as
-    ``kind << 10 | bank``.
+    ``kind << KIND_SHIFT | bank``.
     """
     word = decode(slices, r[C_SLICES], address)
     column = word & ((1 << r[C_COLUMN_BITS]) - 1)
@@ -476,7 +467,7 @@ def accept(address, kind, now, r, bank, key, offers, pool, book, slices, done, n
     if kind != r[R_MODE]:
         return -1
     put(key, offers, offered, b, CLASS_BIT | (age << AGE_SHIFT) | b, n_banks)
-    return (offered << AGE_SHIFT) | b
+    return (offered << KIND_SHIFT) | b
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)

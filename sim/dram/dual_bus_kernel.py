@@ -9,12 +9,12 @@ from typing import Any
 from numba import njit
 
 from neardata.sim.dram.controller_kernel import (
-    ACT, AGE_SHIFT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT,
-    DRAINED, INF, K_BUS_CYCLES, KEY_MASK, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
+    ACT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT,
+    DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
     R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING,
     R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
     issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    must_wait, new_mode, pending_refresh, ready_of, some, switch_mode, watch_from,
+    must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                         if i < n:
                             blocked = must_wait(address[i], is_write[i], r, book)
                         if taken >= 0:
-                            kind, b = taken >> AGE_SHIFT, taken & BANK_MASK
+                            kind, b = taken >> KIND_SHIFT, taken & BANK_MASK
                             t = ready[kind * n_banks + b]
                             if kind <= WR and not stale:
                                 t = max(t, max(now, r[R_COLUMN_FREE]))
@@ -99,137 +99,137 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                 elif not blocked:
                     next_tick = now + 1
 
-            # 3. column bus
-            column = -1
-            if r[R_PENDING]:
-                # a refresh due stops all requests but the activated ones
-                base = max(now, r[R_COLUMN_FREE])
-                best = least_active(ready, key, base, n_banks)
-                if best < INF:
-                    t = base + (best >> WAIT_SHIFT)
-                    if half_clock:
-                        t |= 1
-                        # the oldest of those ready at the clock edge
-                        best = least_active(ready, key, t, n_banks)
-                    if t <= now:
-                        column = bank[best & BANK_MASK, B_ACTIVE]
-                    next_tick = min(next_tick, t)
-                stale = True
-            else:
-                while True:
-                    if stale:
-                        base = max(now, r[R_COLUMN_FREE])
-                        best_key, best_kind, best_tick = INF, -1, INF
+            while True:
+                # 3. column bus
+                column = -1
+                if r[R_PENDING]:
+                    # a refresh due stops all requests but the activated ones
+                    base = max(now, r[R_COLUMN_FREE])
+                    best = least_active(ready, key, base, n_banks)
+                    if best < INF:
+                        t = base + (best >> WAIT_SHIFT)
                         if half_clock:
-                            base |= 1
-                        for kind in (RD, WR):
-                            if some(offers, kind, n_banks):
-                                best = least(ready, key, offers, kind, base, half_clock, n_banks)
-                                if best < best_key:
-                                    best_key, best_kind = best, kind
-                        if best_kind >= 0:
-                            best_tick = base + (best_key >> WAIT_SHIFT)
-                            best_key &= KEY_MASK
-                        stale = False
-                    # the watermarks are looked at only when no activated request goes
-                    if r[R_MODE_STALE] == 0 or (best_tick <= now and best_key < CLASS_BIT):
-                        break
-                    if half_clock and now & 1 == 0:
-                        break
-                    mode = new_mode(r)
-                    r[R_MODE_STALE] = 0
-                    if mode == r[R_MODE]:
-                        break
-                    switch_mode(mode, r, bank, key, offers, pool, n_banks)
+                            t |= 1
+                            # the oldest of those ready at the clock edge
+                            best = least_active(ready, key, t, n_banks)
+                        if t <= now:
+                            column = bank[best & BANK_MASK, B_ACTIVE]
+                        next_tick = min(next_tick, t)
                     stale = True
-                    stale_row = True
-                if best_tick <= now:
-                    b = best_key & BANK_MASK
-                    if best_key < CLASS_BIT:
-                        column = bank[b, B_ACTIVE]
-                    else:
-                        column = bank[b, B_HIT + best_kind]
-            issued = column >= 0
-            if issued:
-                kind = issue_column(
-                    column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book, node,
-                    log, done, n_banks,
-                )  # fmt: skip
-                r[R_COLUMN_FREE] = now + kinds[kind, K_BUS_CYCLES]
-                stale = True
-                stale_row = True
-
-            # 4. row bus
-            if r[R_PENDING]:
-                command, unit, held = pending_refresh(ch)
-                if not held:
-                    t = max(ready_of(ch, command, unit), max(r[R_BUS_FREE], now))
-                    if half_clock and command == r[C_REFRESH_COMMAND]:
-                        t |= 1
-                    if t <= now:
-                        r[R_BUS_FREE] = now + bus_cycles[issue_refresh_step(ch, now, n_banks, log)]
-                        issued = True
-                        stale = True
-                    next_tick = min(next_tick, t)
-                stale_row = True
-            else:
-                if r[R_MODE_STALE]:
-                    mode = new_mode(r)
-                    r[R_MODE_STALE] = 0
-                    if mode != r[R_MODE]:
+                else:
+                    while True:
+                        if stale:
+                            base = max(now, r[R_COLUMN_FREE])
+                            if half_clock:
+                                base |= 1
+                            best_key = least(ready, key, offers, RD, base, half_clock, n_banks)
+                            best = least(ready, key, offers, WR, base, half_clock, n_banks)
+                            best_key = min(best_key, best)
+                            best_tick, best_kind = INF, -1
+                            if best_key < INF:
+                                best_tick = base + (best_key >> WAIT_SHIFT)
+                                best_key &= KEY_MASK
+                                best_kind = (best_key >> KIND_SHIFT) & 3
+                            stale = False
+                        # the watermarks are looked at only when no activated request goes
+                        if r[R_MODE_STALE] == 0 or (best_tick <= now and best_key < CLASS_BIT):
+                            break
+                        if half_clock and now & 1 == 0:
+                            break
+                        mode = new_mode(r)
+                        r[R_MODE_STALE] = 0
+                        if mode == r[R_MODE]:
+                            break
                         switch_mode(mode, r, bank, key, offers, pool, n_banks)
                         stale = True
                         stale_row = True
-                if stale_row:
-                    base = max(now, r[R_BUS_FREE])
-                    row_key, row_kind, row_tick = INF, -1, INF
-                    if some(offers, PRE, n_banks):
-                        row_key = least(ready, key, offers, PRE, base, 0, n_banks)
-                        row_kind = PRE
-                    if some(offers, ACT, n_banks):
-                        edge = base | 1 if half_clock else base
-                        best = least(ready, key, offers, ACT, edge, half_clock, n_banks)
-                        best += (edge - base) << WAIT_SHIFT
-                        if best < row_key:
-                            row_key, row_kind = best, ACT
-                    if row_kind >= 0:
-                        row_tick = base + (row_key >> WAIT_SHIFT)
-                        row_key &= KEY_MASK
-                    stale_row = False
-                if row_tick <= now:
-                    if row_kind == ACT:
-                        issue_activate(
-                            row_key & BANK_MASK, now, 0, r, bank, ready, key, offers, pool, kinds, gap, window,
-                            window_node, ring, window_gap, last_issue, counts, book, node, log, n_banks,
-                        )  # fmt: skip
-                    else:
-                        issue_precharge(
-                            row_key & BANK_MASK, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue,
-                            counts, node, log, n_banks,
-                        )  # fmt: skip
-                    r[R_BUS_FREE] = now + kinds[row_kind, K_BUS_CYCLES]
+                    if best_tick <= now:
+                        b = best_key & BANK_MASK
+                        if best_key < CLASS_BIT:
+                            column = bank[b, B_ACTIVE]
+                        else:
+                            column = bank[b, B_HIT + best_kind]
+                issued = column >= 0
+                if issued:
+                    kind = issue_column(
+                        column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book, node,
+                        log, done, n_banks,
+                    )  # fmt: skip
+                    r[R_COLUMN_FREE] = now + kinds[kind, K_BUS_CYCLES]
                     stale = True
                     stale_row = True
-                    issued = True
-                elif timeout:
-                    when, b = idle_bank(r, bank, ready, max(now, r[R_BUS_FREE]), n_banks)
-                    if when <= now:
-                        r[R_BUS_FREE] = now + bus_cycles[close_idle(ch, b, now, n_banks, log)]
+
+                # 4. row bus
+                if r[R_PENDING]:
+                    command, unit, held = pending_refresh(ch)
+                    if not held:
+                        t = max(ready_of(ch, command, unit), max(r[R_BUS_FREE], now))
+                        if half_clock and command == r[C_REFRESH_COMMAND]:
+                            t |= 1
+                        if t <= now:
+                            r[R_BUS_FREE] = now + bus_cycles[issue_refresh_step(ch, now, n_banks, log)]
+                            issued = True
+                            stale = True
+                        next_tick = min(next_tick, t)
+                    stale_row = True
+                else:
+                    if r[R_MODE_STALE]:
+                        mode = new_mode(r)
+                        r[R_MODE_STALE] = 0
+                        if mode != r[R_MODE]:
+                            switch_mode(mode, r, bank, key, offers, pool, n_banks)
+                            stale = True
+                            stale_row = True
+                    if stale_row:
+                        base = max(now, r[R_BUS_FREE])
+                        edge = base | 1 if half_clock else base
+                        row_key = least(ready, key, offers, ACT, edge, half_clock, n_banks)
+                        row_key += (edge - base) << WAIT_SHIFT
+                        row_key = min(row_key, least(ready, key, offers, PRE, base, 0, n_banks))
+                        row_tick, row_kind = INF, -1
+                        if row_key < INF:
+                            row_tick = base + (row_key >> WAIT_SHIFT)
+                            row_key &= KEY_MASK
+                            row_kind = (row_key >> KIND_SHIFT) & 3
+                        stale_row = False
+                    if row_tick <= now:
+                        if row_kind == ACT:
+                            issue_activate(
+                                row_key & BANK_MASK, now, 0, r, bank, ready, key, offers, pool, kinds, gap, window,
+                                window_node, ring, window_gap, last_issue, counts, book, node, log, n_banks,
+                            )  # fmt: skip
+                        else:
+                            issue_precharge(
+                                row_key & BANK_MASK, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue,
+                                counts, node, log, n_banks,
+                            )  # fmt: skip
+                        r[R_BUS_FREE] = now + kinds[row_kind, K_BUS_CYCLES]
+                        stale = True
                         stale_row = True
                         issued = True
-                    next_tick = min(next_tick, when)
+                    elif timeout:
+                        when, b = idle_bank(r, bank, ready, max(now, r[R_BUS_FREE]), n_banks)
+                        if when <= now:
+                            r[R_BUS_FREE] = now + bus_cycles[close_idle(ch, b, now, n_banks, log)]
+                            stale_row = True
+                            issued = True
+                        next_tick = min(next_tick, when)
 
-            # 5. the next tick, or with nothing issued the next event
-            if issued:
-                now += 1
-                continue
-            if r[R_PENDING] == 0:
-                next_tick = min(next_tick, row_tick)
-                next_tick = now + 1 if stale else min(next_tick, best_tick)
-            if next_tick == INF:
+                # 5. the next tick, or with nothing issued the next event
+                if issued:
+                    now += 1
+                    break
+                event = INF
+                if r[R_PENDING] == 0:
+                    event = now + 1 if stale else min(best_tick, row_tick)
+                if event < next_tick:
+                    now = event  # nothing can enter before: on with the command buses
+                    continue
+                now = max(next_tick, now + 1)
+                break
+            if now == INF:
                 status = STUCK
                 break
-            now = max(next_tick, now + 1)
         r[R_NOW] = now
         return status, i
 

@@ -9,13 +9,13 @@ from typing import Any
 from numba import njit
 
 from neardata.sim.dram.controller_kernel import (
-    ACT, AGE_SHIFT, B_ACTIVE, B_HIT, B_OPEN_ROW, BANK, BANK_MASK, C_ACT2, C_LOG, C_PAGE, C_READ_QUEUE,
-    C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, LOG_FULL,
+    ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, BANK, BANK_MASK, C_ACT2, C_LOG, C_PAGE, C_READ_QUEUE,
+    C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, KIND_SHIFT, LOG_FULL,
     LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG,
     R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
     R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
     issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    must_wait, new_mode, offer, pending_refresh, ready_of, some, sort_out, switch_mode, watch_from,
+    must_wait, new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode, watch_from,
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                         if i < n:
                             blocked = must_wait(address[i], is_write[i], r, book)
                         if taken >= 0 and not stale:
-                            kind, b = taken >> AGE_SHIFT, taken & BANK_MASK
+                            kind, b = taken >> KIND_SHIFT, taken & BANK_MASK
                             t = max(ready[kind * n_banks + b], max(now, r[R_BUS_FREE]))
                             if t < best_tick:
                                 best_tick, best_kind, best_key = t, kind, key[kind * n_banks + b]
@@ -125,24 +125,16 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                 while True:
                     if stale:
                         base = max(now, r[R_BUS_FREE])
-                        best_key, best_kind, best_tick = INF, -1, INF
-                        if some(offers, RD, n_banks):
-                            best_key, best_kind = least(ready, key, offers, RD, base, 0, n_banks), RD
-                        if some(offers, WR, n_banks):
-                            best = least(ready, key, offers, WR, base, 0, n_banks)
-                            if best < best_key:
-                                best_key, best_kind = best, WR
-                        if some(offers, ACT, n_banks) and (not split or r[R_ACT2_SLOT] < 0):
-                            best = least(ready, key, offers, ACT, base, 0, n_banks)
-                            if best < best_key:
-                                best_key, best_kind = best, ACT
-                        if some(offers, PRE, n_banks):
-                            best = least(ready, key, offers, PRE, base, 0, n_banks)
-                            if best < best_key:
-                                best_key, best_kind = best, PRE
-                        if best_kind >= 0:
+                        best_key = least(ready, key, offers, RD, base, 0, n_banks)
+                        best_key = min(best_key, least(ready, key, offers, WR, base, 0, n_banks))
+                        best_key = min(best_key, least(ready, key, offers, PRE, base, 0, n_banks))
+                        if not split or r[R_ACT2_SLOT] < 0:
+                            best_key = min(best_key, least(ready, key, offers, ACT, base, 0, n_banks))
+                        best_tick, best_kind = INF, -1
+                        if best_key < INF:
                             best_tick = base + (best_key >> WAIT_SHIFT)
                             best_key &= KEY_MASK
+                            best_kind = (best_key >> KIND_SHIFT) & 3
                         stale = False
                     # the watermarks are looked at only when no activated request goes
                     if r[R_MODE_STALE] == 0 or (best_tick <= now and best_key < CLASS_BIT):
