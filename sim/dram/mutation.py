@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from neardata.arch.dram import Device, device_names, load_device
 from neardata.arch.errors import InputError
-from neardata.sim.dram.checker import check, slack
+from neardata.sim.dram.checker import check, rule_slack
 from neardata.sim.dram.command_log import CommandLog
 
 _NOT_TIMINGS = ("rate", "tCK_ps")
@@ -36,12 +36,15 @@ def mutations(device: Device) -> Iterator[tuple[str, Device]]:
                 yield f"{name} {value} -> {changed}", mutant
 
 
+Verdict = Literal["violation", "loose", "different", "unseen"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the checker said of the traces of one mutated engine."""
 
     mutation: str
-    verdict: Literal["violation", "loose", "different", "unseen"]
+    verdict: Verdict
     """``violation``: commands too early; ``loose``: legal, but a rule that used to bind no longer
     does; ``different``: another trace, as good for the checker; ``unseen``: the same trace."""
     rules: tuple[str, ...]
@@ -49,6 +52,7 @@ class Finding:
 
     @property
     def caught(self) -> bool:
+        """The checker would have told the engine from a right one."""
         return self.verdict in ("violation", "loose")
 
 
@@ -60,14 +64,13 @@ def survey(device: Device, run: Callable[[Device], Iterable[CommandLog]]) -> lis
             the device it is given.
     """
     true = list(run(device))
-    tight = {name for log in true for name, cycles in slack(log).items() if cycles == 0}
+    known, tight = _violated(true), _tight(true)
     findings = []
     for mutation, mutant in mutations(device):
         logs = [replace(log, device=device) for log in run(mutant)]
-        violated = {violation.rule for log in logs for violation in check(log)}
-        still = {name for log in logs for name, cycles in slack(log).items() if cycles <= 0}
-        loose = tight - still
-        verdict: Literal["violation", "loose", "different", "unseen"]
+        violated = _violated(logs) - known
+        loose = {device.rules[r].name for r in tight - _tight(logs)}
+        verdict: Verdict
         if violated:
             verdict = "violation"
         elif loose:
@@ -76,6 +79,20 @@ def survey(device: Device, run: Callable[[Device], Iterable[CommandLog]]) -> lis
             verdict = "unseen" if all(map(_same, true, logs)) else "different"
         findings.append(Finding(mutation, verdict, tuple(sorted(violated or loose))))
     return findings
+
+
+def _violated(logs: list[CommandLog]) -> set[str]:
+    return {violation.rule for log in logs for violation in check(log)}
+
+
+def _tight(logs: list[CommandLog]) -> set[int]:
+    """Rules that bound at least once: to the cycle, or to the next clock edge."""
+    return {
+        rule
+        for log in logs
+        for rule, cycles in enumerate(rule_slack(log))
+        if cycles is not None and cycles < log.device.ticks_per_clock
+    }
 
 
 def _same(a: CommandLog, b: CommandLog) -> bool:

@@ -313,13 +313,13 @@ def test_each_rule_of_each_table_fires_alone_one_cycle_early(name):
         if rule.gap < 1:
             continue
         tried += 1
-        for cycle, fires in ((1 + rule.gap, False), (rule.gap, True)):
+        for cycle, least in ((1 + rule.gap, 0), (rule.gap, -1)):
             rows = [(1, rule.first, one, 0, -1, -1)] * rule.window + [(cycle, rule.then, other, 0, -1, -1)]
             log = CommandLog.from_rows(device, np.array(rows))
-            least = rule_slack(log)[number]
-            assert least == (-1 if fires else 0)
+            assert rule_slack(log)[number] == least
+        if tried % 10 == 0:
             timed = [v for v in check(log, refresh_interval_check=False) if v.rule == rule.name]
-            assert any(f"least {rule.gap}" in v.message and v.index == rule.window for v in timed) == fires
+            assert any(f"least {rule.gap}" in v.message and v.index == rule.window for v in timed)
     assert tried > 10
 
 
