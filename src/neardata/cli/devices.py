@@ -36,12 +36,12 @@ def list_devices(as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, expand=True)
     for title in ("device", "standard"):
         table.add_column(title, no_wrap=True)
     for title in ("banks", "capacity", "GB/s"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("source", overflow="fold")
+    table.add_column("source", no_wrap=True, overflow="ellipsis", ratio=1)
     for d in devices:
         capacity = f"{d.capacity_bytes / 2**30:g} GiB"
         table.add_row(d.name, d.standard, str(d.n_banks), capacity, f"{d.peak_gb_per_s:.1f}", d.source)
@@ -73,6 +73,7 @@ def show(
     for title, table in (
         ("organisation", _organisation(d, mapping.text)),
         ("timing", _timing(d)),
+        ("commands", _commands(d)),
         ("constraints, in simulated cycles", _constraints(d)),
         ("energy", _energy(d)),
     ):
@@ -148,6 +149,27 @@ def _timing(d: Device) -> Any:
     return table
 
 
+def _commands(d: Device) -> Any:
+    table = _grid("left", "left", "right", "left")
+    for name, command, cycles in zip(d.command_names, d.commands, d.command_cycles, strict=True):
+        at = command.at.replace("_", " ") + "".join(
+            f", every {level.replace('_', ' ')}" for level in command.across
+        )
+        does = [f"{command.data}s" if command.data else "", "computes" if command.computes else ""]
+        does += [
+            "refreshes" if command.refreshes else "",
+            f"enters {command.enters}" if command.enters else "",
+        ]
+        does += [f"leaves banks {command.leaves}" if command.leaves else ""]
+        does += [f"needs banks {' or '.join(command.needs)}" if command.needs else ""]
+        does += [f"in mode {' or '.join(command.modes)}" if command.modes else ""]
+        bus = f" of the {command.bus} bus" if d.dual_command_bus else ""
+        table.add_row(
+            name, at, f"{cycles} cycle{'s' if cycles > 1 else ''}{bus}", "; ".join(filter(None, does))
+        )
+    return table
+
+
 def _constraints(d: Device) -> Any:
     grouped: dict[tuple[int, str, int, int, bool], list[tuple[int, int]]] = {}
     for r in d.rules:
@@ -159,8 +181,8 @@ def _constraints(d: Device) -> Any:
         for first in dict.fromkeys(first for first, _ in pairs):
             firsts.setdefault(tuple(t for f, t in pairs if f == first), []).append(names[first])
         text = "; ".join(f"{','.join(f)} → {','.join(names[t] for t in then)}" for then, f in firsts.items())
-        text += f" (of {window + 1} in a row)" if window > 1 else ""
-        text += " (of another one)" if sibling else ""
+        text += f" (1st to {window + 1}th)" if window > 1 else ""
+        text += " (of a sibling)" if sibling else ""
         table.add_row(d.levels[level].replace("_", " "), name, str(gap), text)
     return table
 
@@ -170,14 +192,7 @@ def _energy(d: Device) -> Any:
     if d.preset.energy is None:
         table.add_row("no public values", "")
         return table
-    units = {"VDD": "V", "VPP": "V"}
-    for name, value in d.preset.energy.model_dump().items():
-        if name == "kind" or value is None:
-            continue
-        unit = (
-            units.get(name, "mA")
-            if (d.preset.energy.kind == "idd" and name.isupper()) or name[:3] in ("IDD", "IPP")
-            else ""
-        )
-        table.add_row(name.replace("_", " "), f"{value} {unit}".strip())
+    for name, value in d.preset.energy.model_dump(exclude={"kind"}).items():
+        unit = "V" if name in ("VDD", "VPP") else "mA" if name.startswith(("IDD", "IPP")) else ""
+        table.add_row(name, f"{value} {unit}".strip())
     return table

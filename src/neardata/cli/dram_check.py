@@ -46,5 +46,5 @@ def check(
         if len(violations) > SHOWN:
             typer.echo(f"... and {len(violations) - SHOWN} more")
         verdict = f"{len(violations)} violations" if violations else "no rule broken"
-        typer.echo(f"{total:,} commands, {len(logs)} channels, {d.name}: {verdict}")
+        typer.echo(f"{total:,} commands, {len(logs)} channel{'s' * (len(logs) != 1)}, {d.name}: {verdict}")
     return VIOLATED if violations else 0

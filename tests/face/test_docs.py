@@ -1,0 +1,97 @@
+"""The documents: their examples run, and they tell of every option and field."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from neardata.cli.app import run
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def output_of(capsys, *arguments):
+    assert run(arguments) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_example_device_runs(capsys, tmp_path):
+    (preset,) = blocks("docs/devices.md", "yaml")
+    path = tmp_path / "my.yaml"
+    path.write_text(preset)
+    assert "16 GiB" in output_of(capsys, "show", str(path))
+    report = json.loads(output_of(capsys, "dram", "run", "-d", str(path), "-n", "1000", "--json"))
+    assert report["device"] == "my-ddr4"
+
+
+def test_the_example_program_runs(capsys, tmp_path):
+    (program,) = blocks("docs/programs.md", "yaml")
+    path = tmp_path / "gemv.yaml"
+    path.write_text(program)
+    report = json.loads(output_of(capsys, "pim", "run", "--program", str(path), "--json"))
+    assert report["command_counts"]["MAC16"] == 32 * 1000 * 64
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.trace.gz").write_text("LD 0x40\nST 0x80\n")
+    for document in ("README.md", "docs/traces.md"):
+        for example in blocks(document, "python"):
+            exec(example, {})
+    assert capsys.readouterr().out
+
+
+def test_every_field_of_the_report_is_described(capsys):
+    report = json.loads(output_of(capsys, "dram", "run", "-n", "1000", "--json"))
+    table = (
+        (ROOT / "docs" / "usage.md")
+        .read_text()
+        .partition("Fields of `--json`")[2]
+        .partition("**Causes.**")[0]
+    )
+    described = set(re.findall(r"`(\w+)`", table))
+    assert set(report) <= described
+
+
+@pytest.mark.parametrize("command", ["dram run", "dram check", "dram curve", "pim run"])
+def test_every_option_of_the_examples_exists(command, capsys):
+    helped = output_of(capsys, *command.split(), "--help")
+    for document in DOCS:
+        for example in re.findall(rf"neardata {command} (.*)", document.read_text()):
+            for option in re.findall(r"(?<!\w)(--[a-z-]+)", example.partition("#")[0].partition("&&")[0]):
+                assert option in helped, (document.name, option)
+
+
+def test_every_option_of_dram_run_is_described(capsys):
+    helped = output_of(capsys, "dram", "run", "--help")
+    described = (ROOT / "docs" / "usage.md").read_text()
+    for option in set(re.findall(r"--[a-z][a-z-]+", helped)) - {"--help", "--why"}:
+        assert f"`{option}" in described, option
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_every_device_that_is_named_exists(document, capsys):
+    names = {d["name"] for d in json.loads(output_of(capsys, "devices", "--json"))["devices"]}
+    named = set(
+        re.findall(
+            r"(?:-d|--device|show|device:) ((?:ddr|lpddr|gddr|hbm|attacc)[a-z0-9-]+)", document.read_text()
+        )
+    )
+    assert named <= names
