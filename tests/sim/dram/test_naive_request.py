@@ -195,6 +195,18 @@ def test_all_bank_refresh_precharges_and_comes_every_interval() -> None:
     ]
 
 
+def test_no_precharge_on_the_falling_edge_after_one_of_the_same_pseudo_channel() -> None:
+    # without tPPD, which hides the rule
+    device = load_device("hbm3-6400", {"timing.nPPD": 0})
+    refresh, other_channel = device.ticks("nREFI"), device.n_banks // 2
+    for bank, delay in ((0, 1), (other_channel, 0)):
+        # a row conflict is precharged at the rising edge before the refresh of both pseudo-channels
+        accesses = [(False, 1, 0, 0, 0), (False, bank, 0, 0, 0), (False, bank, 5, 0, refresh - 2)]
+        issued = named(device, run(device, accesses))
+        at = issued.index((refresh - 1, "PREpb", bank))
+        assert issued[at + 1] == (refresh + delay, "PREab", 0)
+
+
 @pytest.mark.parametrize(
     ("name", "refresh", "command", "interval", "first"),
     [
