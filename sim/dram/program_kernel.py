@@ -1,12 +1,13 @@
 """Kernel that executes a flattened command program on one channel.
 
-Every command reads the last issues of the commands it must keep a distance from, as precomputed
-(slot, gap) pairs, and writes its own slots: constant time per command. State is int64 arrays:
+Every command looks back at the last issues of the commands it must keep a distance from, as
+precomputed (slot, gap) pairs, and writes its own slots: constant time per command. The state that
+decides the future is one int64 vector of four parts:
 
-* ``last``: tick of the latest issue per slot (a slot: a command at a node; a window of n takes n),
-* ``time``: other absolute ticks (previous issue, buses, refresh due times, fences),
-* ``word``: everything else that decides the future (bank state bit masks, mode),
-* ``stat``: counters that only grow.
+* ``time``: absolute ticks (previous issue, buses, refresh due times, fences),
+* ``word``: bank states as bit masks, mode,
+* ``stat``: counters that only grow,
+* ``last``: tick of the latest issue per slot (a slot: a command at a node; a window of n takes n).
 
 So a state is compared by its ticks relative to now, each clamped to the largest gap that can still
 look back at it, and a program whose state recurs at the end of a loop's iteration is advanced by
@@ -22,36 +23,57 @@ from numba import njit
 
 NEVER = -(1 << 40)
 FAR = 1 << 60
+ABSENT = -(1 << 40)
 WORD_BITS = 62
+
+Tables = namedtuple("Tables", "config op term digit plan clamp host")
+"""What does not change (built by `neardata.sim.dram.program_table`): numbers; operations; terms of
+affine addresses (index position, factor); digits of loop counters (index position, times); all that
+is to know of each target (a command at a unit); largest gap per slot; host requests."""
+
+State = namedtuple("State", "now register stream bank queue brent saved depart log")
+"""The vector described above; where execution stands; per stream position, indices and counts; per
+bank row, opener and when; commands queued by a refresh; per loop its cycle detection and the state
+it has saved; when host requests were served; the command log."""
+
+(K_BANKS, K_WORDS, K_UNITS, K_POLICY, K_INTERVAL, K_ROWS, K_TICKS, K_PLUS, K_LOG, K_RUNS, K_HOST_FIRST,
+ K_ENTER, K_RULES, K_FENCES, K_COUNTS, K_WORD, K_STAT, K_CAUSES, K_PHASES, K_OPEN_CYCLES, K_LAST, K_UNIT_MASK,
+ K_REFRESH, K_REFRESH_STEP, K_CLOSE_ALL, K_CLOSE_ALL_STEP, K_CLOSE, K_CLOSE_STEP, K_OPEN, K_OPEN_STEP,
+ K_READ, K_READ_STEP, K_WRITE, K_WRITE_STEP, CONFIG) = range(35)  # fmt: skip
+# K_FENCES, K_WORD .. K_LAST: where parts of the state vector begin; K_COUNTS: where loop counts begin
+# in a stream; K_UNIT_MASK: where the masks of refresh units begin in the plan; K_REFRESH ...: target
+# of the command at unit 0 (-1: there is none), and from one unit's to the next
 
 # kinds of operations
 (ISSUE, LOOP, LOOP_END, FENCE, WAIT, UNTIL, FORK, STREAM_END, REFRESH, YIELD, SERVE, RETURN, PHASE,
  HALT) = range(14)  # fmt: skip
-
-# columns of an operation
-(O_KIND, O_COMMAND, O_UNIT, O_UNIT_STEP, O_ROW, O_ROW_STEP, O_COLUMN, O_COLUMN_STEP, O_REPEAT, O_CHECK,
- O_TERMS, O_RUN, O_A, O_B, O_C, O_D, O_WIDTH) = range(17)  # fmt: skip
-# ISSUE, UNTIL: command; unit = O_UNIT + terms + O_UNIT_STEP * repetition, row and column alike, a
-#   negative step for those not given; O_CHECK: its row must be the open one; O_TERMS: the first of
-#   its three entries in ``term_start``; O_RUN: its repetitions are alike but for row and column
-# LOOP: O_A..O_B: digits of its counter in ``digit``; O_C: operation after its end; O_D: its level
-# LOOP_END: O_A: the LOOP              FORK: O_A..O_B: streams in ``stream_start``; O_C: the next
-# FENCE: O_A: what it waits for; O_B: plus             WAIT: O_A: cycles
-# YIELD: O_A: most requests to serve, ALL or ARRIVED   PHASE: O_A: its number
-ABSENT = -(1 << 40)
+(O_KIND, O_TARGET, O_ROW, O_COLUMN, O_TARGET_STEP, O_ROW_STEP, O_COLUMN_STEP, O_TARGET_TERMS, O_ROW_TERMS,
+ O_COLUMN_TERMS, O_TERMS_END, O_REPEAT, O_CHECK, O_RUN, O_A, O_B, O_C, O_D, O_E, O_WIDTH) = range(20)  # fmt: skip
+# ISSUE, UNTIL: target = O_TARGET + terms + O_TARGET_STEP * repetition, row and column alike (far below
+#   zero if not given); O_CHECK: its row must be the open one; O_RUN: its repetitions are alike but
+#   for row and column
+# LOOP: O_A..O_B: its digits; O_C: operation after its end; O_D: its level; O_E: recurrences of the
+#   state after which periods are skipped (0: never)
+# LOOP_END: O_A: the LOOP; O_B: how often it is run
+# FORK: O_A: first operation of the first stream; O_B: streams; O_C: operation after
+#   (streams follow each other, each to its STREAM_END)
+# FENCE: O_A: what it waits for; O_B: plus
+# WAIT: O_A: cycles
+# YIELD: O_A: most requests to serve, ALL or ARRIVED
+# PHASE: O_A: its number
 ARRIVED, ALL = -1, -2
 
-# columns of a command
-(C_BUS, C_CYCLES, C_LATENCY, C_NEEDS, C_LEAVES, C_MODES, C_ENTERS, C_DATA, C_ROW_HIT, C_EDGE, C_FIRST,
- C_WIDTH) = range(12)  # fmt: skip
-CLOSED, ACTIVATING, OPEN = 1, 2, 4  # bits of C_NEEDS; C_LEAVES is one of them or 0
-READS, WRITES = 1, 2  # C_DATA
-# targets of a command (its units) are numbered from C_FIRST on
+# a target in the plan: facts, then banks, slots to look back at (slot, gap, cause), slots to write
+# (slot, window) and the bank mask, each from its offset
+(G_COMMAND, G_UNIT, G_BUS, G_CYCLES, G_LATENCY, G_NEEDS, G_LEAVES, G_MODES, G_ENTERS, G_DATA, G_ROW_HIT,
+ G_EDGE, G_BANKS, G_READS, G_WRITES, G_MASK, G_BANK, G_READ, G_WRITE, G_LISTS) = range(20)  # fmt: skip
+CLOSED, ACTIVATING, OPEN = 1, 2, 4  # bits of G_NEEDS; G_LEAVES is one of them or 0
+READS, WRITES = 1, 2  # G_DATA
 
 # time
 T_PREVIOUS, T_BUS, T_COLUMN_BUS, T_DUE = range(4)
 # T_DUE + r: refresh unit r is due; then the ticks since which unit r has an open bank; then, from
-# K_STREAMS on, for each stream: when its reads, its data and all of its commands are complete, and
+# K_FENCES on, for each stream: when its reads, its data and all of its commands are complete, and
 # the first tick that its fences and waits allow
 F_READS, F_DATA, F_ALL, F_BOUND, F_WIDTH = range(5)
 
@@ -59,731 +81,665 @@ F_READS, F_DATA, F_ALL, F_BOUND, F_WIDTH = range(5)
 W_MODE, W_BANKS = range(2)
 # W_BANKS + 2*w: open banks of mask word w; + 1: activating banks
 
-(R_PHASE, R_LOG, R_SEQUENCE, R_MIN_DUE, R_HOST, R_RETURN, R_QUANTUM, R_FORKED, R_BUDGET, R_ERROR,
- R_ERROR_BANK, R_ERROR_TICK, R_ERROR_COMMAND, R_ERROR_STREAM, R_JUMPS, R_JUMPED,
- REGISTERS) = range(17)  # fmt: skip
+# stat
+S_REFRESHES, S_BUSY, S_COMMANDS = range(3)
+# then causes, phases, ticks with an open bank of each refresh unit
+
+# stream: operation, repetition of it, why it waits, then an index per loop, then a count per level
+P_PC, P_REPEAT, P_CAUSE, P_INDEX = range(4)
+
+B_ROW, B_OPENER, B_SEQUENCE, B_WIDTH = range(4)
+
+Q_TARGET, Q_ROW, Q_BOUND, Q_WIDTH = range(4)
+
+H_BANK, H_ROW, H_COLUMN, H_WRITE, H_ARRIVAL, H_WIDTH = range(6)
+
+# cycle detection: iteration of the saved state (-1: none), iterations after which it is replaced,
+# recurrences in a row, their period
+D_SAVED, D_POWER, D_MATCHES, D_PERIOD, D_WIDTH = range(5)
+
+(R_PHASE, R_LOG, R_SEQUENCE, R_MIN_DUE, R_HOST, R_RETURN, R_QUANTUM, R_FORKED, R_QUEUE, R_QUEUED, R_BUDGET,
+ R_ERROR, R_ERROR_BANK, R_ERROR_TICK, R_ERROR_TARGET, R_ERROR_STREAM, R_JUMPED,
+ REGISTERS) = range(18)  # fmt: skip
 
 DONE, PAUSED, LOG_FULL, FAILED = range(4)
 E_NONE, E_STATE, E_MODE, E_ROW, E_LATE, E_POINT, E_REOPEN = range(7)
 
-# refresh policies
-NONE, ALL_BANK, DECLARED, CLOSE_REOPEN = range(4)
+NONE, ALL_BANK, DECLARED, CLOSE_REOPEN = range(4)  # K_POLICY
 POSTPONED = 8  # JESD79-4 4.24: refreshes that may be owed
 
 # what commands wait for besides the device's rules: causes numbered after the rules
 FENCED, WAITED, EDGE, DUE, ARRIVAL, CAUSES = range(6)
 
-(K_BANKS, K_WORDS, K_UNITS, K_STREAMS, K_POLICY, K_INTERVAL, K_REFRESH, K_CLOSE_ALL, K_CLOSE, K_OPEN,
- K_READ, K_WRITE, K_ROWS, K_TICKS, K_PLUS, K_RULES, K_LOG, K_JUMP, K_RUNS, K_HOST_FIRST, K_ENTER,
- CONFIG) = range(22)  # fmt: skip
-
-S_REFRESHES, S_BUSY, S_COMMANDS = range(3)
-# then causes, phases, ticks with an open bank of each refresh unit: ``stat_start``
-
-LOG_MARGIN = 16  # rows free before each command, besides one a bank for reopening them
-
-Tables = namedtuple(
-    "Tables",
-    "config op term_start term_depth term_factor digit stream_start loop_matches command command_of "
-    "read_start read_slot read_gap read_cause write_start write_slot write_window self_gap clamp mask "
-    "bank_start bank refresh_mask stat_start host_bank host_row host_column host_write host_arrival",
-)
-"""What does not change; built by `neardata.sim.dram.program_table`."""
-
-State = namedtuple(
-    "State",
-    "register last time word stat row opener sequence pc repeat cause index count brent saved_last "
-    "saved_time saved_word saved_stat saved_opener saved_sequence host_depart log",
-)
+PROGRAM, HOST, MAINTENANCE = range(3)  # where a command comes from
 
 
-@njit(cache=True, nogil=True)
-def _address(tb, st, op, field, stream):
-    """An address field of an operation (0 unit, 1 row, 2 column) in its first repetition."""
-    value = tb.op[op, O_UNIT + 2 * field]
-    entry = tb.op[op, O_TERMS] + field
-    for i in range(tb.term_start[entry], tb.term_start[entry + 1]):
-        value += tb.term_factor[i] * st.index[stream, tb.term_depth[i]]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _terms(op, term, stream, pc, number, first):
+    """The sum of the terms of an address field of an operation (``first``: O_TARGET_TERMS ...)."""
+    value = np.int64(0)
+    for i in range(op[pc, first], op[pc, first + 1]):
+        value += term[i, 1] * stream[number, P_INDEX + term[i, 0]]
     return value
 
 
-@njit(cache=True, nogil=True)
-def _earliest(tb, st, command, target, bound, bound_cause):
+@njit(cache=True, nogil=True, error_model="numpy")
+def _earliest(config, plan, now, target, bound, bound_cause):
     """First tick at which a command may issue, what it waits for, and when its bus is free."""
-    base = max(st.time[T_PREVIOUS], st.time[T_BUS + tb.command[command, C_BUS]])
-    tick, cause = base, -1
+    base = max(now[T_PREVIOUS], now[T_BUS + plan[target + G_BUS]])
+    tick, cause = base, np.int64(-1)
     if bound > tick:
         tick, cause = bound, bound_cause
-    for i in range(tb.read_start[target], tb.read_start[target + 1]):
-        ready = st.last[tb.read_slot[i]] + tb.read_gap[i]
+    at = target + plan[target + G_READ]
+    for i in range(at, at + 3 * plan[target + G_READS], 3):
+        ready = now[plan[i]] + plan[i + 1]
         if ready > tick:
-            tick, cause = ready, tb.read_cause[i]
-    if tb.command[command, C_EDGE] and not tick & 1:
+            tick, cause = ready, plan[i + 2]
+    if plan[target + G_EDGE] and not tick & 1:
         tick += 1
         if cause < 0:
-            cause = tb.config[K_RULES] + EDGE
+            cause = config[K_RULES] + EDGE
     return tick, cause, base
 
 
-@njit(cache=True, nogil=True)
-def _commit(tb, st, command, target, tick, cause, base, stream):
-    """Issue a legal command: slots, buses, completion, counters."""
-    for i in range(tb.write_start[target], tb.write_start[target + 1]):
-        slot = tb.write_slot[i]
-        for w in range(slot + tb.write_window[i] - 1, slot, -1):
-            st.last[w] = st.last[w - 1]
-        st.last[slot] = tick
-    time, stat = st.time, st.stat
-    stat[S_COMMANDS + command] += 1
-    stat[S_BUSY] += base - time[T_PREVIOUS]
-    if tick > base:
-        stat[tb.stat_start[0] + cause] += tick - base
-    stat[tb.stat_start[1] + st.register[R_PHASE]] += tick - time[T_PREVIOUS]
-    time[T_PREVIOUS] = tick
-    time[T_BUS + tb.command[command, C_BUS]] = tick + tb.command[command, C_CYCLES]
-    complete = tick + tb.command[command, C_LATENCY]
-    f = tb.config[K_STREAMS] + F_WIDTH * stream
-    if complete > time[f + F_ALL]:
-        time[f + F_ALL] = complete
-    data = tb.command[command, C_DATA]
-    if data:
-        if complete > time[f + F_DATA]:
-            time[f + F_DATA] = complete
-        if data == READS and complete > time[f + F_READS]:
-            time[f + F_READS] = complete
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fail(register, error, bank, tick, target):
+    register[R_ERROR] = error
+    register[R_ERROR_BANK] = bank
+    register[R_ERROR_TICK] = tick
+    register[R_ERROR_TARGET] = target
 
 
-@njit(cache=True, nogil=True)
-def _fail(st, error, bank, tick, command):
-    st.register[R_ERROR] = error
-    st.register[R_ERROR_BANK] = bank
-    st.register[R_ERROR_TICK] = tick
-    st.register[R_ERROR_COMMAND] = command
+@njit(cache=True, nogil=True, error_model="numpy")
+def _forbidden_bank(config, plan, now, mask, needs):
+    """A bank of the mask at ``mask`` in the plan whose state is not among those needed, or -1."""
+    word = config[K_WORD] + W_BANKS
+    for w in range(config[K_WORDS]):
+        mine = plan[mask + w]
+        is_open, activating = now[word + 2 * w] & mine, now[word + 2 * w + 1] & mine
+        wrong = np.int64(0)
+        if not needs & OPEN:
+            wrong |= is_open
+        if not needs & ACTIVATING:
+            wrong |= activating
+        if not needs & CLOSED:
+            wrong |= mine & ~(is_open | activating)
+        if wrong:
+            bank = w * WORD_BITS
+            while not wrong & 1:
+                wrong >>= 1
+                bank += 1
+            return bank
+    return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
-def _allowed(tb, st, command, target, tick):
-    """Do the banks' states and the mode allow the command? Records the failure if not."""
-    needs = tb.command[command, C_NEEDS]
-    if needs != CLOSED | ACTIVATING | OPEN:
-        for w in range(tb.config[K_WORDS]):
-            mask = tb.mask[target, w]
-            is_open = st.word[W_BANKS + 2 * w] & mask
-            activating = st.word[W_BANKS + 2 * w + 1] & mask
-            wrong = np.int64(0)
-            if not needs & OPEN:
-                wrong |= is_open
-            if not needs & ACTIVATING:
-                wrong |= activating
-            if not needs & CLOSED:
-                wrong |= mask & ~(is_open | activating)
-            if wrong:
-                bank = w * WORD_BITS
-                while not wrong & 1:
-                    wrong >>= 1
-                    bank += 1
-                _fail(st, E_STATE, bank, tick, command)
-                return False
-    modes = tb.command[command, C_MODES]
-    if modes and not modes >> st.word[W_MODE] & 1:
-        _fail(st, E_MODE, -1, tick, command)
-        return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _change(tb, st, command, target, tick, row):
-    """New bank states, rows and mode after a command."""
-    if tb.command[command, C_ENTERS] >= 0:
-        st.word[W_MODE] = tb.command[command, C_ENTERS]
-    leaves = tb.command[command, C_LEAVES]
-    if not leaves:
-        return
-    words, units = tb.config[K_WORDS], tb.config[K_UNITS]
-    since = T_DUE + units
+@njit(cache=True, nogil=True, error_model="numpy")
+def _change(config, plan, now, target, tick):
+    """New states of the target's banks."""
+    words, units = config[K_WORDS], config[K_UNITS]
+    word, since = config[K_WORD] + W_BANKS, T_DUE + units
+    mask, leaves = target + plan[target + G_MASK], plan[target + G_LEAVES]
     for unit in range(units):
-        was_open, is_open = False, False
+        was_open, is_open = np.int64(0), np.int64(0)
         for w in range(words):
-            before = st.word[W_BANKS + 2 * w] | st.word[W_BANKS + 2 * w + 1]
-            after = before & ~tb.mask[target, w] if leaves == CLOSED else before | tb.mask[target, w]
-            was_open |= (before & tb.refresh_mask[unit, w]) != 0
-            is_open |= (after & tb.refresh_mask[unit, w]) != 0
+            mine = plan[config[K_UNIT_MASK] + unit * words + w]
+            before = (now[word + 2 * w] | now[word + 2 * w + 1]) & mine
+            was_open |= before
+            is_open |= before & ~plan[mask + w] if leaves == CLOSED else before | plan[mask + w] & mine
         if is_open and not was_open:
-            st.time[since + unit] = tick
+            now[since + unit] = tick
         elif was_open and not is_open:
-            st.stat[tb.stat_start[2] + unit] += tick - st.time[since + unit]
+            now[config[K_OPEN_CYCLES] + unit] += tick - now[since + unit]
     for w in range(words):
-        mask = tb.mask[target, w]
-        st.word[W_BANKS + 2 * w] &= ~mask
-        st.word[W_BANKS + 2 * w + 1] &= ~mask
+        now[word + 2 * w] &= ~plan[mask + w]
+        now[word + 2 * w + 1] &= ~plan[mask + w]
         if leaves == OPEN:
-            st.word[W_BANKS + 2 * w] |= mask
+            now[word + 2 * w] |= plan[mask + w]
         elif leaves == ACTIVATING:
-            st.word[W_BANKS + 2 * w + 1] |= mask
-    if leaves != CLOSED and tb.config[K_ROWS]:
-        st.register[R_SEQUENCE] += 1
-        for i in range(tb.bank_start[target], tb.bank_start[target + 1]):
-            bank = tb.bank[i]
-            if row >= 0:
-                st.row[bank] = row
-            st.opener[bank] = target
-            st.sequence[bank] = st.register[R_SEQUENCE]
+            now[word + 2 * w + 1] |= plan[mask + w]
 
 
-@njit(cache=True, nogil=True)
-def _log(tb, st, command, target, tick, row, column, kind):
-    n = st.register[R_LOG]
-    if row < 0 and tb.command[command, C_ROW_HIT]:
-        row = st.row[tb.bank[tb.bank_start[target]]]
-    st.log[n, 0], st.log[n, 1], st.log[n, 2] = tick, command, target - tb.command[command, C_FIRST]
-    st.log[n, 3], st.log[n, 4], st.log[n, 5] = max(row, -1), max(column, -1), kind
-    st.register[R_LOG] = n + 1
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_open(config, now, bank):
+    w = bank // WORD_BITS
+    return now[config[K_WORD] + W_BANKS + 2 * w] >> (bank - w * WORD_BITS) & 1 != 0
 
 
-@njit(cache=True, nogil=True)
-def _maintain(tb, st, command, target, row, bound):
-    """Issue a command that refreshing takes; False if it is not allowed."""
-    tick, cause, base = _earliest(tb, st, command, target, bound, tb.config[K_RULES] + DUE)
-    if not _allowed(tb, st, command, target, tick):
-        return False
-    if tb.config[K_LOG]:
-        _log(tb, st, command, target, tick, row, -1, -1)
-    _commit(tb, st, command, target, tick, cause, base, 0)
-    _change(tb, st, command, target, tick, row)
-    return True
+@njit(cache=True, nogil=True, error_model="numpy")
+def _refresh_legal(config, plan, now):
+    modes = plan[config[K_REFRESH] + G_MODES]
+    return modes == 0 or modes >> now[config[K_WORD] + W_MODE] & 1 == 1
 
 
-@njit(cache=True, nogil=True)
-def _any_open(tb, st, unit, activating_only):
-    for w in range(tb.config[K_WORDS]):
-        banks = st.word[W_BANKS + 2 * w + 1]
-        if not activating_only:
-            banks |= st.word[W_BANKS + 2 * w]
-        if banks & tb.refresh_mask[unit, w]:
-            return True
-    return False
+@njit(cache=True, nogil=True, error_model="numpy")
+def _queue(register, queue, target, row, bound):
+    n = register[R_QUEUED]
+    queue[n, Q_TARGET], queue[n, Q_ROW], queue[n, Q_BOUND] = target, row, bound
+    register[R_QUEUED] = n + 1
 
 
-@njit(cache=True, nogil=True)
-def _refresh_legal(tb, st):
-    modes = tb.command[tb.config[K_REFRESH], C_MODES]
-    return not modes or (modes >> st.word[W_MODE] & 1) == 1
-
-
-@njit(cache=True, nogil=True)
-def _next_due(tb, st):
-    due = FAR
-    for unit in range(tb.config[K_UNITS]):
-        due = min(due, st.time[T_DUE + unit])
-    st.register[R_MIN_DUE] = due
-
-
-@njit(cache=True, nogil=True)
-def _refresh_unit(tb, st, unit):
-    """One refresh of a unit; False if it is not allowed."""
-    command = tb.config[K_REFRESH]
-    if not _maintain(tb, st, command, tb.command[command, C_FIRST] + unit, -1, st.time[T_DUE + unit]):
-        return False
-    st.stat[S_REFRESHES] += 1
-    st.time[T_DUE + unit] += tb.config[K_INTERVAL]
-    _next_due(tb, st)
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _close_refresh_reopen(tb, st, unit, owed):
-    """Close the unit's banks, do its owed refreshes, reopen the rows; False if not allowed."""
-    config = tb.config
-    opener, sequence = st.opener.copy(), st.sequence.copy()
-    waiting = np.zeros(config[K_BANKS], dtype=np.bool_)
-    for bank in range(config[K_BANKS]):
-        w = bank // WORD_BITS
-        bits = st.word[W_BANKS + 2 * w] & tb.refresh_mask[unit, w]
-        waiting[bank] = (bits >> (bank - w * WORD_BITS) & 1) == 1
-    close = config[K_CLOSE_ALL]
-    if not _maintain(tb, st, close, tb.command[close, C_FIRST] + unit, -1, 0):
-        return False
-    for _ in range(owed):
-        if not _refresh_unit(tb, st, unit):
-            return False
+@njit(cache=True, nogil=True, error_model="numpy")
+def _queue_reopening(config, plan, now, register, bank, queue, unit):
+    """Queue what opens the unit's open rows again, in the order in which they were opened."""
+    mine = config[K_UNIT_MASK] + unit * config[K_WORDS]
+    after, zero = np.int64(-1), np.int64(0)
     while True:
-        first = -1  # the bank opened earliest
-        for bank in range(config[K_BANKS]):
-            if waiting[bank] and (first < 0 or sequence[bank] < sequence[first]):
-                first = bank
+        first = np.int64(-1)
+        for b in range(config[K_BANKS]):
+            w = b // WORD_BITS
+            if plan[mine + w] >> (b - w * WORD_BITS) & 1 and _is_open(config, now, b):
+                if bank[b, B_SEQUENCE] > after:
+                    if first < 0 or bank[b, B_SEQUENCE] < bank[first, B_SEQUENCE]:
+                        first = np.int64(b)
         if first < 0:
             return True
-        target = opener[first]
-        whole = True
-        for i in range(tb.bank_start[target], tb.bank_start[target + 1]):
-            whole &= waiting[tb.bank[i]] and sequence[tb.bank[i]] == sequence[first]
-        if not whole:  # some of the banks it opened have been closed since: one bank at a time
-            if config[K_OPEN] < 0:
-                _fail(st, E_REOPEN, first, st.time[T_PREVIOUS], close)
-                return False
-            target = tb.command[config[K_OPEN], C_FIRST] + first
-        if not _maintain(tb, st, tb.command_of[target], target, st.row[first], 0):
+        after, target = bank[first, B_SEQUENCE], bank[first, B_OPENER]
+        at, whole = target + plan[target + G_BANK], True
+        for i in range(at, at + plan[target + G_BANKS]):
+            whole &= _is_open(config, now, plan[i]) and bank[plan[i], B_SEQUENCE] == after
+        if whole:
+            _queue(register, queue, target, bank[first, B_ROW], zero)
+        elif config[K_OPEN] < 0:
+            _fail(register, E_REOPEN, first, now[T_PREVIOUS], target)
             return False
-        for i in range(tb.bank_start[target], tb.bank_start[target + 1]):
-            waiting[tb.bank[i]] = False
+        else:  # some of the banks it opened have been closed since: the others one by one
+            for i in range(at, at + plan[target + G_BANKS]):
+                b = plan[i]
+                if _is_open(config, now, b) and bank[b, B_SEQUENCE] == after:
+                    _queue(register, queue, config[K_OPEN] + b * config[K_OPEN_STEP], bank[b, B_ROW], zero)
 
 
-@njit(cache=True, nogil=True)
-def _refresh_before(tb, st, tick):
-    """Refresh what is due by ``tick`` and may be: 1 if a unit was, 0 if none, -1 on failure."""
-    config = tb.config
-    legal = _refresh_legal(tb, st)
-    for unit in range(config[K_UNITS]):
-        due = st.time[T_DUE + unit]
-        if due > tick:
-            continue
-        if legal and not _any_open(tb, st, unit, False):
-            return 1 if _refresh_unit(tb, st, unit) else -1
-        owed = (tick - due) // config[K_INTERVAL] + 1
-        may_close = config[K_POLICY] == CLOSE_REOPEN and legal and not _any_open(tb, st, unit, True)
-        if may_close and owed >= POSTPONED:
-            return 1 if _close_refresh_reopen(tb, st, unit, owed) else -1
-        if owed > POSTPONED:
-            _fail(st, E_LATE, -1, tick, config[K_REFRESH])
-            return -1
-    return 0
+@njit(cache=True, nogil=True, error_model="numpy")
+def _queue_refreshes(config, plan, now, register, bank, queue, tick, at_point):
+    """Queue the commands of one refresh unit that is due by ``tick`` and may be refreshed.
 
-
-@njit(cache=True, nogil=True)
-def _issue(tb, st, command, target, row, column, check, kind, bound, bound_cause, stream):
-    """Refreshes that come before the command, then the command; its tick, or -1 on failure."""
-    while True:
-        tick, cause, base = _earliest(tb, st, command, target, bound, bound_cause)
-        if tick < st.register[R_MIN_DUE] or tb.config[K_POLICY] == DECLARED:
-            break
-        refreshed = _refresh_before(tb, st, tick)
-        if refreshed < 0:
-            return -1
-        if not refreshed:
-            break
-    if not _allowed(tb, st, command, target, tick):
-        return -1
-    if check:
-        for i in range(tb.bank_start[target], tb.bank_start[target + 1]):
-            if st.row[tb.bank[i]] != row:
-                _fail(st, E_ROW, tb.bank[i], tick, command)
-                return -1
-    if tb.config[K_LOG]:
-        _log(tb, st, command, target, tick, row, column, kind)
-    _commit(tb, st, command, target, tick, cause, base, stream)
-    if tb.command[command, C_LEAVES] or tb.command[command, C_ENTERS] >= 0:
-        _change(tb, st, command, target, tick, row)
-    return tick
-
-
-@njit(cache=True, nogil=True)
-def _run(tb, st, command, target, times):
-    """Issue the command just issued ``times`` more if nothing can come between; was it done?
-
-    No state changes, and nothing else issues: each follows the one before at the distance the
-    command keeps from itself.
+    False: too many are owed, or it cannot be. Before a command, a unit with open banks waits
+    (or is closed and reopened); at a declared refresh point its banks must be closed.
     """
-    config, time, stat = tb.config, st.time, st.stat
-    cycles = tb.command[command, C_CYCLES]
-    gap = max(tb.self_gap[target], cycles)
-    if tb.command[command, C_EDGE]:
-        gap += gap & 1
-    first = time[T_PREVIOUS]
-    end = first + gap * times
-    if end >= st.register[R_MIN_DUE] and config[K_POLICY] != DECLARED:
-        legal = _refresh_legal(tb, st)
-        for unit in range(config[K_UNITS]):
-            if legal and not _any_open(tb, st, unit, False):
-                return False
-            if end >= time[T_DUE + unit] + (POSTPONED - 1) * config[K_INTERVAL]:
-                return False
-    if times > 1:  # all but the last at once
-        tick, cause, base = _earliest(tb, st, command, target, 0, -1)
-        skipped = times - 1
-        stat[S_COMMANDS + command] += skipped
-        stat[S_BUSY] += skipped * cycles
-        if gap > cycles:
-            stat[tb.stat_start[0] + cause] += skipped * (gap - cycles)
-        stat[tb.stat_start[1] + st.register[R_PHASE]] += skipped * gap
-        previous = first + gap * skipped
-        time[T_PREVIOUS] = previous
-        time[T_BUS + tb.command[command, C_BUS]] = previous + cycles
-        for i in range(tb.write_start[target], tb.write_start[target + 1]):
-            st.last[tb.write_slot[i]] = previous
-    tick, cause, base = _earliest(tb, st, command, target, 0, -1)
-    _commit(tb, st, command, target, tick, cause, base, 0)
+    interval = config[K_INTERVAL]
+    legal = _refresh_legal(config, plan, now)
+    absent, zero = np.int64(ABSENT), np.int64(0)
+    for unit in range(config[K_UNITS]):
+        due = now[T_DUE + unit]
+        owed = (tick - due) // interval + 1
+        if owed <= 0:
+            continue
+        target = config[K_REFRESH] + unit * config[K_REFRESH_STEP]
+        mask = config[K_UNIT_MASK] + unit * config[K_WORDS]
+        closed = _forbidden_bank(config, plan, now, mask, CLOSED) < 0
+        error = E_NONE
+        if owed > POSTPONED and not (legal and closed):
+            error = E_LATE
+        elif at_point and not closed:
+            error = E_POINT
+        if error:
+            _fail(register, error, -1, tick, target)
+            return False
+        if at_point or (legal and closed):
+            _queue(register, queue, target, absent, due)
+            return True
+        if config[K_POLICY] == CLOSE_REOPEN and legal and owed >= POSTPONED:
+            if _forbidden_bank(config, plan, now, mask, CLOSED | OPEN) < 0:
+                close = config[K_CLOSE_ALL] + unit * config[K_CLOSE_ALL_STEP]
+                _queue(register, queue, close, absent, zero)
+                for i in range(owed):
+                    _queue(register, queue, target, absent, due + i * interval)
+                return _queue_reopening(config, plan, now, register, bank, queue, unit)
     return True
 
 
-@njit(cache=True, nogil=True)
-def _free(tb, st, stream):
+@njit(cache=True, nogil=True, error_model="numpy")
+def _free(config, now, number):
     """Tick at which the stream's next command could issue if no rule bound it."""
-    bound = st.time[tb.config[K_STREAMS] + F_WIDTH * stream + F_BOUND]
-    return max(max(st.time[T_PREVIOUS], bound), max(st.time[T_BUS], st.time[T_COLUMN_BUS]))
+    bound = now[config[K_FENCES] + F_WIDTH * number + F_BOUND]
+    return max(max(now[T_PREVIOUS], bound), max(now[T_BUS], now[T_COLUMN_BUS]))
 
 
-# brent: iteration of the saved state (-1: none), iterations after which it is replaced, recurrences
-# in a row, their period
-B_SAVED, B_POWER, B_MATCHES, B_PERIOD, B_WIDTH = range(5)
-
-
-@njit(cache=True, nogil=True)
-def _same_state(tb, st, level):
-    """Does the state equal the one saved for this loop, ticks taken relative to now?"""
-    config, time, saved = tb.config, st.time, st.saved_time[level]
-    now, then = time[T_PREVIOUS], saved[T_PREVIOUS]
-    if (now - then) % config[K_TICKS]:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _same_state(config, clamp, now, bank, saved, level):
+    """Does the state equal the one saved for a loop, ticks taken relative to now?"""
+    then = saved[level, T_PREVIOUS]
+    shift = now[T_PREVIOUS] - then
+    if shift % config[K_TICKS]:
         return False
     if config[K_POLICY] != NONE:
         for i in range(T_DUE, T_DUE + config[K_UNITS]):
-            if time[i] - now != saved[i] - then:
+            if now[i] - shift != saved[level, i]:
                 return False
-    for i in range(len(st.last)):
-        floor = -tb.clamp[i]
-        if max(st.last[i] - now, floor) != max(st.saved_last[level, i] - then, floor):
+    last = config[K_LAST]
+    for i in range(len(clamp)):
+        floor = then - clamp[i]
+        if max(now[last + i] - shift, floor) != max(saved[level, last + i], floor):
             return False
-    for i in range(T_BUS, T_DUE):
-        if max(time[i] - now, 0) != max(saved[i] - then, 0):
+    fences = config[K_FENCES]
+    for i in (T_BUS, T_COLUMN_BUS, fences + F_BOUND):
+        if max(now[i] - shift, then) != max(saved[level, i], then):
             return False
-    f = config[K_STREAMS]
-    if max(time[f + F_BOUND] - now, 0) != max(saved[f + F_BOUND] - then, 0):
-        return False
-    for i in range(f, f + F_BOUND):
-        floor = -config[K_PLUS]  # what the longest fence can still see
-        if max(time[i] - now, floor) != max(saved[i] - then, floor):
+    floor = then - config[K_PLUS]  # what the longest fence can still see
+    for i in range(fences, fences + F_BOUND):
+        if max(now[i] - shift, floor) != max(saved[level, i], floor):
             return False
-    for i in range(len(st.word)):
-        if st.word[i] != st.saved_word[level, i]:
+    for i in range(config[K_WORD], config[K_STAT]):
+        if now[i] != saved[level, i]:
             return False
-    return config[K_POLICY] != CLOSE_REOPEN or _same_openers(tb, st, level)
+    return config[K_POLICY] != CLOSE_REOPEN or _same_openers(config, now, bank, saved, level)
 
 
-@njit(cache=True, nogil=True)
-def _same_openers(tb, st, level):
+@njit(cache=True, nogil=True, error_model="numpy")
+def _same_openers(config, now, bank, saved, level):
     """Would the open rows be reopened by the same commands in the same order?"""
-    for bank in range(tb.config[K_BANKS]):
-        w = bank // WORD_BITS
-        if not st.word[W_BANKS + 2 * w] >> (bank - w * WORD_BITS) & 1:
-            continue
-        if st.opener[bank] != st.saved_opener[level, bank]:
-            return False
-        for other in range(tb.config[K_BANKS]):
-            w = other // WORD_BITS
-            if st.word[W_BANKS + 2 * w] >> (other - w * WORD_BITS) & 1:
-                order = np.sign(st.sequence[bank] - st.sequence[other])
-                saved = np.sign(st.saved_sequence[level, bank] - st.saved_sequence[level, other])
-                if order != saved:
+    n, tail = config[K_BANKS], len(now)
+    for a in range(n):
+        if _is_open(config, now, a):
+            if bank[a, B_OPENER] != saved[level, tail + a]:
+                return False
+            for b in range(n):
+                order = bank[a, B_SEQUENCE] - bank[b, B_SEQUENCE]
+                before = saved[level, tail + n + a] - saved[level, tail + n + b]
+                differs = (order > 0) != (before > 0) or (order < 0) != (before < 0)
+                if differs and _is_open(config, now, b):
                     return False
     return True
 
 
-@njit(cache=True, nogil=True)
-def _save(tb, st, level, iteration):
-    st.saved_last[level, :] = st.last
-    st.saved_time[level, :] = st.time
-    st.saved_word[level, :] = st.word
-    st.saved_stat[level, :] = st.stat
-    if tb.config[K_POLICY] == CLOSE_REOPEN:
-        st.saved_opener[level, :] = st.opener
-        st.saved_sequence[level, :] = st.sequence
-    st.brent[level, B_SAVED] = iteration
-
-
-@njit(cache=True, nogil=True)
-def _skip_periods(tb, st, level, iteration, total, wanted):
+@njit(cache=True, nogil=True, error_model="numpy")
+def _skip_periods(config, clamp, now, register, bank, brent, saved, level, iteration, total, wanted):
     """Iterations skipped after one has ended, by Brent's cycle detection.
 
     ``wanted``: recurrences in a row before a jump. A row that a column command checks is an affine
     function of the loop's index, and so is the row opened for it: having agreed in two periods
     that are alike, they agree in all; the first period may still look back to before the loop.
     """
-    brent = st.brent[level]
-    if brent[B_SAVED] >= 0 and _same_state(tb, st, level):
-        period = iteration - brent[B_SAVED]
-        brent[B_MATCHES] = brent[B_MATCHES] + 1 if period == brent[B_PERIOD] else 1
-        brent[B_PERIOD] = period
+    replace = False
+    skipped = np.int64(0)
+    if brent[level, D_SAVED] < 0:
+        replace = iteration > brent[level, D_POWER]
+        brent[level, D_POWER] = max(brent[level, D_POWER], 1)
+    elif _same_state(config, clamp, now, bank, saved, level):
+        period = iteration - brent[level, D_SAVED]
+        again = period == brent[level, D_PERIOD]
+        brent[level, D_MATCHES] = brent[level, D_MATCHES] + 1 if again else 1
+        brent[level, D_PERIOD] = period
         periods = (total - iteration) // period
-        if brent[B_MATCHES] < wanted or periods == 0:
-            _save(tb, st, level, iteration)
-            return 0
-        shift = (st.time[T_PREVIOUS] - st.saved_time[level, T_PREVIOUS]) * periods
-        for i in range(len(st.last)):
-            st.last[i] += shift
-        for i in range(len(st.time)):
-            st.time[i] += shift
-        for i in range(len(st.stat)):
-            st.stat[i] += (st.stat[i] - st.saved_stat[level, i]) * periods
-        if tb.config[K_POLICY] != NONE:
-            _next_due(tb, st)
-        st.register[R_JUMPS] += 1
-        st.register[R_JUMPED] += periods
-        brent[B_SAVED], brent[B_POWER] = -1, total  # what is left is less than a period
-        return periods * period
-    if brent[B_SAVED] < 0:
-        if iteration > brent[B_POWER]:
-            brent[B_POWER] = 1
-            _save(tb, st, level, iteration)
-    elif iteration - brent[B_SAVED] >= brent[B_POWER]:
-        brent[B_POWER] *= 2
-        brent[B_MATCHES] = brent[B_PERIOD] = 0
-        _save(tb, st, level, iteration)
-    return 0
+        replace = brent[level, D_MATCHES] < wanted or periods == 0
+        if not replace:
+            shift = (now[T_PREVIOUS] - saved[level, T_PREVIOUS]) * periods
+            for i in range(len(now)):
+                if i < config[K_WORD] or i >= config[K_LAST]:
+                    now[i] += shift
+                elif i >= config[K_STAT]:
+                    now[i] += (now[i] - saved[level, i]) * periods
+            register[R_MIN_DUE] += shift
+            register[R_JUMPED] += periods
+            # what is left is less than a period
+            brent[level, D_SAVED], brent[level, D_POWER] = -1, total
+            skipped = periods * period
+    elif iteration - brent[level, D_SAVED] >= brent[level, D_POWER]:
+        brent[level, D_POWER] *= 2
+        brent[level, D_MATCHES] = brent[level, D_PERIOD] = 0
+        replace = True
+    if replace:
+        brent[level, D_SAVED] = iteration
+        for i in range(len(now)):
+            saved[level, i] = now[i]
+        if config[K_POLICY] == CLOSE_REOPEN:
+            for b in range(config[K_BANKS]):
+                saved[level, len(now) + b] = bank[b, B_OPENER]
+                saved[level, len(now) + config[K_BANKS] + b] = bank[b, B_SEQUENCE]
+    return skipped
 
 
-@njit(cache=True, nogil=True)
-def _end_iteration(tb, st, stream, pc):
-    """The operation after a LOOP_END."""
-    loop = tb.op[pc, O_A]
-    level = tb.op[loop, O_D]
-    total = np.int64(1)
-    for i in range(tb.op[loop, O_A], tb.op[loop, O_B]):
-        total *= tb.digit[i, 1]
-    done = st.count[stream, level] + 1
-    step = np.int64(1)
-    wanted = tb.loop_matches[loop]
-    if wanted and stream == 0 and done < total:
-        step += _skip_periods(tb, st, level, done, total, wanted)
-    done += step - 1
-    st.count[stream, level] = done
-    if done >= total:
-        return pc + 1
-    for i in range(tb.op[loop, O_B] - 1, tb.op[loop, O_A] - 1, -1):
-        value = st.index[stream, tb.digit[i, 0]] + step
-        step = value // tb.digit[i, 1]
-        st.index[stream, tb.digit[i, 0]] = value - step * tb.digit[i, 1]
-    return loop + 1
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count(op, digit, stream, number, loop, step):
+    """Add to a loop's counter, digit by digit."""
+    for i in range(op[loop, O_B] - 1, op[loop, O_A] - 1, -1):
+        value = stream[number, P_INDEX + digit[i, 0]] + step
+        step = np.int64(0)
+        if value >= digit[i, 1]:
+            step = value // digit[i, 1]
+            value -= step * digit[i, 1]
+        stream[number, P_INDEX + digit[i, 0]] = value
+        if not step:
+            return
 
 
-@njit(cache=True, nogil=True)
-def _control(tb, st, stream, pc):
-    """Execute a loop, phase, fence, wait or until; the next operation."""
-    op = tb.op
-    kind = op[pc, O_KIND]
-    if kind == LOOP_END:
-        return _end_iteration(tb, st, stream, pc)
-    if kind == LOOP:
-        for i in range(op[pc, O_A], op[pc, O_B]):
-            if tb.digit[i, 1] == 0:
-                return op[pc, O_C]
-            st.index[stream, tb.digit[i, 0]] = 0
-        st.count[stream, op[pc, O_D]] = 0
-        if stream == 0:
-            st.brent[op[pc, O_D], B_SAVED] = -1
-            st.brent[op[pc, O_D], B_POWER] = 0
-            st.brent[op[pc, O_D], B_MATCHES] = 0
-    elif kind == PHASE:
-        st.register[R_PHASE] = op[pc, O_A]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _repeat(config, plan, now, register, target, times):
+    """Issue the command just issued ``times`` more, as long as nothing can come between; how often.
+
+    No bank changes its state, and nothing else issues. With K_RUNS in one step: each issue then
+    follows the one before at the distance the command keeps from itself.
+    """
+    cycles, bus = plan[target + G_CYCLES], T_BUS + plan[target + G_BUS]
+    limit = np.int64(FAR)  # from here on a refresh may come between
+    if config[K_POLICY] != NONE and config[K_POLICY] != DECLARED:
+        legal = _refresh_legal(config, plan, now)
+        for unit in range(config[K_UNITS]):
+            mask = config[K_UNIT_MASK] + unit * config[K_WORDS]
+            closed = _forbidden_bank(config, plan, now, mask, CLOSED) < 0
+            late = 0 if legal and closed else (POSTPONED - 1) * config[K_INTERVAL]
+            limit = min(limit, now[T_DUE + unit] + late)
+    first, zero, done = now[T_PREVIOUS], np.int64(0), np.int64(0)
+    causes, edge = config[K_CAUSES], plan[target + G_EDGE]
+    write = target + plan[target + G_WRITE]
+    write_end = write + 2 * plan[target + G_WRITES]
+    if config[K_RUNS]:
+        tick, cause, base = _earliest(config, plan, now, target, zero, zero)
+        gap = tick - first
+        done = min(times, max(zero, (limit - 1 - first) // gap))
+        if gap > cycles:
+            now[causes + cause] += done * (gap - cycles)
+        now[T_PREVIOUS] += done * gap
+        for i in range(write, write_end, 2):
+            now[plan[i]] = now[T_PREVIOUS]
     else:
-        f = tb.config[K_STREAMS] + F_WIDTH * stream
-        bound, cause = st.time[f + F_BOUND], st.cause[stream]
-        if kind == FENCE:
-            until = st.time[f + op[pc, O_A]] + op[pc, O_B]
-            if until > bound:
-                bound, cause = until, tb.config[K_RULES] + FENCED
-        elif kind == WAIT:
-            if op[pc, O_A]:
-                bound, cause = _free(tb, st, stream) + op[pc, O_A], tb.config[K_RULES] + WAITED
-        else:  # UNTIL
-            command = op[pc, O_COMMAND]
-            target = tb.command[command, C_FIRST] + _address(tb, st, pc, 0, stream)
-            tick, waits_for, base = _earliest(tb, st, command, target, bound, cause)
-            if tick > base and tick > bound:
-                bound, cause = tick, waits_for
-        st.time[f + F_BOUND], st.cause[stream] = bound, cause
-    return pc + 1
+        read = target + plan[target + G_READ]
+        read_end = read + 3 * plan[target + G_READS]
+        previous = first
+        while done < times:
+            base = previous + cycles
+            tick, cause = base, np.int64(-1)
+            for i in range(read, read_end, 3):
+                ready = now[plan[i]] + plan[i + 1]
+                if ready > tick:
+                    tick, cause = ready, plan[i + 2]
+            if edge and not tick & 1:
+                tick += 1
+                if cause < 0:
+                    cause = config[K_RULES] + EDGE
+            if tick >= limit:
+                break
+            if tick > base:
+                now[causes + cause] += tick - base
+            for i in range(write, write_end, 2):
+                now[plan[i]] = tick
+            previous = tick
+            done += 1
+        now[T_PREVIOUS] = previous
+    now[bus] = now[T_PREVIOUS] + cycles
+    now[config[K_STAT] + S_COMMANDS + plan[target + G_COMMAND]] += done
+    now[config[K_STAT] + S_BUSY] += done * cycles
+    now[config[K_PHASES] + register[R_PHASE]] += now[T_PREVIOUS] - first
+    return done
 
 
-@njit(cache=True, nogil=True)
-def _issue_next(tb, st, stream):
-    """Issue the next repetition of the stream's ISSUE; DONE or FAILED."""
-    op, pc = tb.op, st.pc[stream]
-    k = st.repeat[stream]
-    command = op[pc, O_COMMAND]
-    target = tb.command[command, C_FIRST] + _address(tb, st, pc, 0, stream) + k * op[pc, O_UNIT_STEP]
-    row, column = op[pc, O_ROW], op[pc, O_COLUMN]
-    if tb.config[K_ROWS]:
-        row = _address(tb, st, pc, 1, stream) + k * op[pc, O_ROW_STEP]
-        column = _address(tb, st, pc, 2, stream) + k * op[pc, O_COLUMN_STEP]
-    bound = st.time[tb.config[K_STREAMS] + F_WIDTH * stream + F_BOUND]
-    check = op[pc, O_CHECK]
-    if _issue(tb, st, command, target, row, column, check, -1, bound, st.cause[stream], stream) < 0:
-        st.register[R_ERROR_STREAM] = stream
-        return FAILED
-    times = op[pc, O_REPEAT]
-    k += 1
-    if k == 1 and times > 1 and stream == 0 and op[pc, O_RUN] and tb.config[K_RUNS]:
-        if _run(tb, st, command, target, times - 1):
-            k = times
-    st.register[R_BUDGET] -= 1
-    if k == times:
-        st.repeat[stream] = 0
-        st.pc[stream] = pc + 1
-    else:
-        st.repeat[stream] = k
-    return DONE
-
-
-@njit(cache=True, nogil=True)
-def _log_is_full(tb, st):
-    return tb.config[K_LOG] and st.register[R_LOG] + LOG_MARGIN + tb.config[K_BANKS] > len(st.log)
-
-
-@njit(cache=True, nogil=True)
-def _merge_streams(tb, st):
-    """The streams of a FORK until all have ended (DONE), or why not."""
-    op, register, config = tb.op, st.register, tb.config
-    fork = st.pc[0]
-    n = op[fork, O_B] - op[fork, O_A]
-    if not register[R_FORKED]:
-        register[R_FORKED] = 1
-        main = config[K_STREAMS]
-        for s in range(1, n + 1):
-            st.pc[s] = tb.stream_start[op[fork, O_A] + s - 1]
-            st.repeat[s] = 0
-            st.index[s, :] = st.index[0]
-            st.cause[s] = st.cause[0]
-            for i in range(F_WIDTH):
-                st.time[main + F_WIDTH * s + i] = st.time[main + i]
-    while True:
-        if _log_is_full(tb, st):
-            return LOG_FULL
-        chosen, soonest = -1, np.int64(FAR)
-        for s in range(1, n + 1):
-            pc = st.pc[s]
-            while op[pc, O_KIND] != STREAM_END and (op[pc, O_KIND] != ISSUE or op[pc, O_REPEAT] == 0):
-                pc = pc + 1 if op[pc, O_KIND] == ISSUE else _control(tb, st, s, pc)
-            st.pc[s] = pc
-            if op[pc, O_KIND] == STREAM_END:
-                continue
-            command = op[pc, O_COMMAND]
-            target = tb.command[command, C_FIRST] + _address(tb, st, pc, 0, s)
-            target += st.repeat[s] * op[pc, O_UNIT_STEP]
-            bound = st.time[config[K_STREAMS] + F_WIDTH * s + F_BOUND]
-            tick, cause, base = _earliest(tb, st, command, target, bound, st.cause[s])
-            if tick < soonest:
-                chosen, soonest = s, tick
-        if chosen < 0:
-            break
-        if _issue_next(tb, st, chosen) != DONE:
-            return FAILED
-    main = config[K_STREAMS]
-    for s in range(1, n + 1):
-        f = main + F_WIDTH * s
-        if st.time[f + F_BOUND] > st.time[main + F_BOUND]:
-            st.cause[0] = st.cause[s]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fork(config, op, now, register, stream, pc):
+    """Start the streams of a FORK."""
+    start, fences = op[pc, O_A], config[K_FENCES]
+    register[R_FORKED] = op[pc, O_B]
+    for s in range(1, op[pc, O_B] + 1):
+        for i in range(stream.shape[1]):
+            stream[s, i] = stream[0, i]
         for i in range(F_WIDTH):
-            st.time[main + i] = max(st.time[main + i], st.time[f + i])
+            now[fences + F_WIDTH * s + i] = now[fences + i]
+        stream[s, P_PC], stream[s, P_REPEAT] = start, 0
+        while op[start, O_KIND] != STREAM_END:
+            start += 1
+        start += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _join(config, op, now, register, stream):
+    """End the streams: what any of them waits for, the program waits for."""
+    fences = config[K_FENCES]
+    for s in range(1, register[R_FORKED] + 1):
+        f = fences + F_WIDTH * s
+        if now[f + F_BOUND] > now[fences + F_BOUND]:
+            stream[0, P_CAUSE] = stream[s, P_CAUSE]
+        for i in range(F_WIDTH):
+            now[fences + i] = max(now[fences + i], now[f + i])
     register[R_FORKED] = 0
-    st.pc[0] = op[fork, O_C]
-    return DONE
+    stream[0, P_PC] = op[stream[0, P_PC], O_C]
 
 
-@njit(cache=True, nogil=True)
-def _refresh_point(tb, st):
-    """A declared refresh point: all that is due."""
-    if tb.config[K_POLICY] != DECLARED:
-        return DONE
-    for unit in range(tb.config[K_UNITS]):
-        while st.time[T_DUE + unit] <= _free(tb, st, 0):
-            free = _free(tb, st, 0)
-            if _any_open(tb, st, unit, False):
-                _fail(st, E_POINT, unit, free, tb.config[K_REFRESH])
-                return FAILED
-            if free >= st.time[T_DUE + unit] + POSTPONED * tb.config[K_INTERVAL]:
-                _fail(st, E_LATE, -1, free, tb.config[K_REFRESH])
-                return FAILED
-            if not _refresh_unit(tb, st, unit):
-                return FAILED
-    return DONE
+@njit(cache=True, nogil=True, error_model="numpy")
+def _next_stream(config, op, term, plan, now, register, stream):
+    """The stream to go on with: the first that has no command next (it takes no time), else the one
+    whose command can issue first; 0 if all have ended."""
+    chosen, soonest = np.int64(0), np.int64(FAR)
+    for s in range(1, register[R_FORKED] + 1):
+        pc = stream[s, P_PC]
+        if op[pc, O_KIND] == STREAM_END:
+            continue
+        if op[pc, O_KIND] != ISSUE or op[pc, O_REPEAT] == 0:
+            return np.int64(s)
+        target = op[pc, O_TARGET] + stream[s, P_REPEAT] * op[pc, O_TARGET_STEP]
+        target += _terms(op, term, stream, pc, s, O_TARGET_TERMS)
+        bound = now[config[K_FENCES] + F_WIDTH * s + F_BOUND]
+        tick, cause, base = _earliest(config, plan, now, target, bound, stream[s, P_CAUSE])
+        if tick < soonest:
+            chosen, soonest = np.int64(s), tick
+    return chosen
 
 
-@njit(cache=True, nogil=True)
-def _serve_host(tb, st):
-    """Host requests in order, rows left open, until the quantum or the arrivals end."""
-    config, register = tb.config, st.register
-    arrival = config[K_RULES] + ARRIVAL
-    while register[R_HOST] < len(tb.host_bank) and register[R_QUANTUM] != 0:
-        n = register[R_HOST]
-        if register[R_QUANTUM] != ALL and tb.host_arrival[n] > _free(tb, st, 0):
-            break
-        if _log_is_full(tb, st):
-            return LOG_FULL
-        bank, row, column = tb.host_bank[n], tb.host_row[n], tb.host_column[n]
-        write = tb.host_write[n]
-        f = config[K_STREAMS] + F_BOUND
-        bound, cause = st.time[f], st.cause[0]
-        if tb.host_arrival[n] > bound:
-            bound, cause = tb.host_arrival[n], arrival
-        w = bank // WORD_BITS
-        is_open = st.word[W_BANKS + 2 * w] >> (bank - w * WORD_BITS) & 1
-        if is_open and st.row[bank] != row:
-            close = config[K_CLOSE]
-            target = tb.command[close, C_FIRST] + bank
-            if _issue(tb, st, close, target, -1, -1, 0, write, bound, cause, 0) < 0:
-                return FAILED
-            is_open = 0
-        if not is_open:
-            target = tb.command[config[K_OPEN], C_FIRST] + bank
-            if _issue(tb, st, config[K_OPEN], target, row, -1, 0, write, bound, cause, 0) < 0:
-                return FAILED
-        command = config[K_WRITE] if write else config[K_READ]
-        target = tb.command[command, C_FIRST] + bank
-        tick = _issue(tb, st, command, target, row, column, 0, write, bound, cause, 0)
-        if tick < 0:
-            return FAILED
-        st.host_depart[n] = tick + tb.command[command, C_LATENCY]
-        register[R_HOST] = n + 1
-        if register[R_QUANTUM] > 0:
-            register[R_QUANTUM] -= 1
-    return DONE
-
-
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def execute(tb, st):
     """Run until the program ends (DONE), the log is full, the budget is used up or a command fails.
 
     All state is in ``st``: call again to go on after LOG_FULL (with a longer log) or PAUSED.
     """
-    op, register = tb.op, st.register
+    config, op, term, digit, plan, clamp, host = tb
+    now, register, stream, bank, queue, brent, saved, depart, log = st
+    policy, rules, rows = config[K_POLICY], config[K_RULES], config[K_ROWS]
+    fences, word, stat = config[K_FENCES], config[K_WORD], config[K_STAT]
+    causes, phases = config[K_CAUSES], config[K_PHASES]
     while True:
-        pc = st.pc[0]
-        kind = op[pc, O_KIND]
-        if kind == ISSUE:
-            if op[pc, O_REPEAT] == 0:
-                st.pc[0] = pc + 1
-                continue
-            while st.pc[0] == pc:
-                if _log_is_full(tb, st):
-                    return LOG_FULL
-                if _issue_next(tb, st, 0) != DONE:
-                    return FAILED
-            if register[R_BUDGET] < 0:
-                return PAUSED
-        elif kind == FORK:
-            status = _merge_streams(tb, st)
-            if status != DONE:
-                return status
-        elif kind == YIELD:
-            waiting = register[R_HOST] < len(tb.host_bank)
-            last = op[pc, O_A] == ALL
-            st.pc[0] = pc + 1
-            if waiting and (last or tb.config[K_HOST_FIRST]):
-                if last or tb.host_arrival[register[R_HOST]] <= _free(tb, st, 0):
-                    register[R_RETURN] = pc + 1
-                    register[R_QUANTUM] = op[pc, O_A]
-                    st.pc[0] = tb.config[K_ENTER]
-        elif kind == SERVE:
-            status = _serve_host(tb, st)
-            if status != DONE:
-                return status
-            st.pc[0] = pc + 1
-        elif kind == RETURN:
-            st.pc[0] = register[R_RETURN]
-        elif kind == REFRESH:
-            if _refresh_point(tb, st) != DONE:
-                return FAILED
-            st.pc[0] = pc + 1
-        elif kind == HALT:
-            return DONE
+        # 1. the next command: of a refresh, of a stream, of the program, of the host
+        number, source, check, kind = np.int64(0), PROGRAM, False, np.int64(-1)
+        row, column = np.int64(ABSENT), np.int64(ABSENT)
+        repetition, pc = np.int64(0), np.int64(0)
+        if register[R_QUEUE] < register[R_QUEUED]:
+            source, n = MAINTENANCE, register[R_QUEUE]
+            target, row, bound = queue[n, Q_TARGET], queue[n, Q_ROW], queue[n, Q_BOUND]
+            cause = rules + DUE
         else:
-            st.pc[0] = _control(tb, st, 0, pc)
+            if register[R_FORKED]:
+                number = _next_stream(config, op, term, plan, now, register, stream)
+                if not number:
+                    _join(config, op, now, register, stream)
+                    continue
+            pc = stream[number, P_PC]
+            step = op[pc, O_KIND]
+            f = fences + F_WIDTH * number
+            bound, cause = now[f + F_BOUND], stream[number, P_CAUSE]
+            if step == ISSUE:
+                if op[pc, O_REPEAT] == 0:
+                    stream[number, P_PC] = pc + 1
+                    continue
+                repetition = stream[number, P_REPEAT]
+                target = op[pc, O_TARGET] + repetition * op[pc, O_TARGET_STEP]
+                target += _terms(op, term, stream, pc, number, O_TARGET_TERMS)
+                if rows:
+                    row = op[pc, O_ROW] + repetition * op[pc, O_ROW_STEP]
+                    row += _terms(op, term, stream, pc, number, O_ROW_TERMS)
+                    column = op[pc, O_COLUMN] + repetition * op[pc, O_COLUMN_STEP]
+                    column += _terms(op, term, stream, pc, number, O_COLUMN_TERMS)
+                    check = op[pc, O_CHECK] != 0
+            elif step == LOOP_END:
+                loop = op[pc, O_A]
+                level, total = op[loop, O_D], op[pc, O_B]
+                done, skipped = stream[number, config[K_COUNTS] + level] + 1, np.int64(0)
+                if op[loop, O_E] and not number and done < total:
+                    skipped = _skip_periods(
+                        config, clamp, now, register, bank, brent, saved, level, done, total, op[loop, O_E]
+                    )
+                    done += skipped
+                stream[number, config[K_COUNTS] + level] = done
+                stream[number, P_PC] = pc + 1
+                if done < total:
+                    _count(op, digit, stream, number, loop, skipped + 1)
+                    stream[number, P_PC] = loop + 1
+                continue
+            elif step == LOOP:
+                stream[number, P_PC] = pc + 1
+                level = op[pc, O_D]
+                stream[number, config[K_COUNTS] + level] = 0
+                for i in range(op[pc, O_A], op[pc, O_B]):
+                    stream[number, P_INDEX + digit[i, 0]] = 0
+                    if digit[i, 1] == 0:
+                        stream[number, P_PC] = op[pc, O_C]
+                if op[pc, O_E] and not number:
+                    brent[level, D_SAVED], brent[level, D_POWER] = -1, 0
+                    brent[level, D_MATCHES], brent[level, D_PERIOD] = 0, 0
+                continue
+            elif step == SERVE:
+                # requests in order, rows left open, until the quantum or the arrivals end
+                n, quantum = register[R_HOST], register[R_QUANTUM]
+                served = n == len(host) or quantum == 0
+                if not served and quantum != ALL:
+                    served = host[n, H_ARRIVAL] > _free(config, now, number)
+                if served:
+                    stream[number, P_PC] = pc + 1
+                    continue
+                source, kind = HOST, host[n, H_WRITE]
+                if host[n, H_ARRIVAL] > bound:
+                    bound, cause = host[n, H_ARRIVAL], rules + ARRIVAL
+                b = host[n, H_BANK]
+                if not _is_open(config, now, b):
+                    target, row = config[K_OPEN] + b * config[K_OPEN_STEP], host[n, H_ROW]
+                elif bank[b, B_ROW] != host[n, H_ROW]:
+                    target = config[K_CLOSE] + b * config[K_CLOSE_STEP]
+                else:
+                    target = config[K_READ] + b * config[K_READ_STEP]
+                    if kind:
+                        target = config[K_WRITE] + b * config[K_WRITE_STEP]
+                    row, column = host[n, H_ROW], host[n, H_COLUMN]
+            elif step == HALT:
+                return DONE
+            else:
+                stream[number, P_PC] = pc + 1
+                if step == FENCE:
+                    until = now[f + op[pc, O_A]] + op[pc, O_B]
+                    if until > bound:
+                        now[f + F_BOUND], stream[number, P_CAUSE] = until, rules + FENCED
+                elif step == WAIT:
+                    if op[pc, O_A]:
+                        now[f + F_BOUND] = _free(config, now, number) + op[pc, O_A]
+                        stream[number, P_CAUSE] = rules + WAITED
+                elif step == UNTIL:
+                    target = op[pc, O_TARGET] + _terms(op, term, stream, pc, number, O_TARGET_TERMS)
+                    tick, cause, base = _earliest(config, plan, now, target, bound, cause)
+                    if tick > base and tick > bound:
+                        now[f + F_BOUND], stream[number, P_CAUSE] = tick, cause
+                elif step == PHASE:
+                    register[R_PHASE] = op[pc, O_A]
+                elif step == FORK:
+                    stream[number, P_PC] = pc
+                    _fork(config, op, now, register, stream, pc)
+                elif step == YIELD:
+                    n = register[R_HOST]
+                    final = op[pc, O_A] == ALL
+                    if n < len(host) and (final or config[K_HOST_FIRST]):
+                        if final or host[n, H_ARRIVAL] <= _free(config, now, number):
+                            register[R_RETURN], register[R_QUANTUM] = pc + 1, op[pc, O_A]
+                            stream[number, P_PC] = config[K_ENTER]
+                elif step == RETURN:
+                    stream[number, P_PC] = register[R_RETURN]
+                elif step == REFRESH and policy == DECLARED:
+                    free = _free(config, now, number)
+                    if free >= register[R_MIN_DUE]:
+                        stream[number, P_PC] = pc
+                        if not _queue_refreshes(config, plan, now, register, bank, queue, free, True):
+                            return FAILED
+                continue
+
+        # 2. its tick, unless a refresh goes first
+        tick, cause, base = _earliest(config, plan, now, target, bound, cause)
+        if tick >= register[R_MIN_DUE] and source != MAINTENANCE and policy != DECLARED:
+            if not _queue_refreshes(config, plan, now, register, bank, queue, tick, False):
+                return FAILED
+            if register[R_QUEUED]:
+                continue
+
+        # 3. may it?
+        error, where = E_NONE, np.int64(-1)
+        if plan[target + G_NEEDS]:
+            mask = target + plan[target + G_MASK]
+            where = _forbidden_bank(config, plan, now, mask, plan[target + G_NEEDS])
+            if where >= 0:
+                error = E_STATE
+        if plan[target + G_MODES] and not plan[target + G_MODES] >> now[word + W_MODE] & 1:
+            error, where = E_MODE, np.int64(-1)
+        first_bank = target + plan[target + G_BANK]
+        if check and not error:
+            for i in range(first_bank, first_bank + plan[target + G_BANKS]):
+                if bank[plan[i], B_ROW] != row:
+                    error, where = E_ROW, plan[i]
+        if error:
+            _fail(register, error, where, tick, target)
+            register[R_ERROR_STREAM] = number
+            return FAILED
+        if config[K_LOG]:
+            n = register[R_LOG]
+            if n == len(log):
+                return LOG_FULL
+            register[R_LOG] = n + 1
+            log[n, 0], log[n, 1], log[n, 2] = tick, plan[target + G_COMMAND], plan[target + G_UNIT]
+            log[n, 3], log[n, 4], log[n, 5] = max(row, -1), max(column, -1), kind
+            if row < 0 and plan[target + G_ROW_HIT]:
+                log[n, 3] = bank[plan[first_bank], B_ROW]
+
+        # 4. issue: slots, buses, completion, counters, states
+        at = target + plan[target + G_WRITE]
+        for i in range(at, at + 2 * plan[target + G_WRITES], 2):
+            for w in range(plan[i] + plan[i + 1] - 1, plan[i], -1):
+                now[w] = now[w - 1]
+            now[plan[i]] = tick
+        now[stat + S_COMMANDS + plan[target + G_COMMAND]] += 1
+        now[stat + S_BUSY] += base - now[T_PREVIOUS]
+        if tick > base:
+            now[causes + cause] += tick - base
+        now[phases + register[R_PHASE]] += tick - now[T_PREVIOUS]
+        now[T_PREVIOUS] = tick
+        now[T_BUS + plan[target + G_BUS]] = tick + plan[target + G_CYCLES]
+        complete = tick + plan[target + G_LATENCY]
+        f = fences + F_WIDTH * number
+        now[f + F_ALL] = max(now[f + F_ALL], complete)
+        if plan[target + G_DATA]:
+            now[f + F_DATA] = max(now[f + F_DATA], complete)
+            if plan[target + G_DATA] == READS:
+                now[f + F_READS] = max(now[f + F_READS], complete)
+        if plan[target + G_ENTERS] >= 0:
+            now[word + W_MODE] = plan[target + G_ENTERS]
+        if plan[target + G_LEAVES]:
+            _change(config, plan, now, target, tick)
+            if rows and plan[target + G_LEAVES] != CLOSED:
+                register[R_SEQUENCE] += 1
+                for i in range(first_bank, first_bank + plan[target + G_BANKS]):
+                    if row >= 0:
+                        bank[plan[i], B_ROW] = row
+                    bank[plan[i], B_OPENER] = target
+                    bank[plan[i], B_SEQUENCE] = register[R_SEQUENCE]
+
+        # 5. go on in its source
+        if source == PROGRAM:
+            repetition += 1
+            times = op[pc, O_REPEAT]
+            if op[pc, O_RUN] and repetition + 1 < times and not number:
+                # all but the last, which is issued as above for what comes after it
+                repetition += _repeat(config, plan, now, register, target, times - repetition - 1)
+            stream[number, P_REPEAT] = repetition
+            if repetition == times:
+                stream[number, P_REPEAT] = 0
+                stream[number, P_PC] = pc + 1
+                register[R_BUDGET] -= times
+                if register[R_BUDGET] < 0:
+                    return PAUSED
+        elif source == MAINTENANCE:
+            register[R_QUEUE] += 1
+            if register[R_QUEUE] == register[R_QUEUED]:
+                register[R_QUEUE] = register[R_QUEUED] = 0
+            if plan[target + G_COMMAND] == plan[config[K_REFRESH] + G_COMMAND]:
+                now[stat + S_REFRESHES] += 1
+                now[T_DUE + plan[target + G_UNIT]] += config[K_INTERVAL]
+                due = now[T_DUE]
+                for unit in range(1, config[K_UNITS]):
+                    due = min(due, now[T_DUE + unit])
+                register[R_MIN_DUE] = due
+        elif plan[target + G_DATA]:
+            n = register[R_HOST]
+            depart[n] = complete
+            register[R_HOST] = n + 1
+            if register[R_QUANTUM] > 0:
+                register[R_QUANTUM] -= 1
