@@ -43,13 +43,17 @@ def device_names() -> list[str]:
     return list(_shipped_presets())
 
 
-def load_device(name: str, overrides: Mapping[str, int] | None = None) -> Device:
+def load_device(
+    name: str, overrides: Mapping[str, int] | None = None, *, corrected: bool = True
+) -> Device:
     """A device by preset name, or ``FILE.yaml[:PRESET]`` for a file of one's own.
 
     Args:
         name: a name of `device_names`, or the path of a YAML file of the same form (its
             only preset, or the one named after the last colon).
         overrides: ``{"timing.nFAW": 20, "organisation.rank": 2}``.
+        corrected: with the rules under ``corrections``, which the peer simulator that a table
+            was read from lacks; without them its runs are reproduced.
 
     Raises:
         InputError: unknown name or key, missing timing, impossible organisation, with
@@ -65,7 +69,7 @@ def load_device(name: str, overrides: Mapping[str, int] | None = None) -> Device
         shipped = _shipped_presets()
         if name not in shipped:
             raise InputError(f"unknown device '{name}'{nearest(name, shipped)}")
-        return _resolve(shipped[name], name, overrides or {})
+        return _resolve(shipped[name], name, overrides or {}, corrected)
     path = Path(f"{stem}.yaml" if colon else name)
     file, standard = _standard(path)
     presets = list(standard.presets)
@@ -76,7 +80,7 @@ def load_device(name: str, overrides: Mapping[str, int] | None = None) -> Device
     preset = chosen if colon else presets[0]
     if preset not in presets:
         raise file.error(f"no preset '{preset}'{nearest(preset, presets)}", "presets")
-    return _resolve(path, preset, overrides or {})
+    return _resolve(path, preset, overrides or {}, corrected)
 
 
 def _shipped_files() -> list[Path]:
@@ -108,8 +112,8 @@ class _Table:
     values: dict[str, Any] = field(default_factory=dict)
     commands: dict[str, Command] = field(default_factory=dict)
     roles: dict[Role, str] = field(default_factory=dict)
-    rules: list[tuple[Rule, ConfigFile, int]] = field(default_factory=list)
-    """With the file and the place under the heading of the level."""
+    rules: list[tuple[Rule, ConfigFile, tuple[str | int, ...]]] = field(default_factory=list)
+    """With the file and the place in it."""
     origin: dict[tuple[str, ...], ConfigFile] = field(default_factory=dict)
 
     def error(self, message: str, *keys: str) -> InputError:
@@ -118,7 +122,7 @@ class _Table:
         return origin.error(message, *keys)
 
 
-def _merge(path: Path, seen: tuple[Path, ...] = ()) -> _Table:
+def _merge(path: Path, corrected: bool, seen: tuple[Path, ...] = ()) -> _Table:
     file, standard = _standard(path)
     if path in seen:
         raise file.error("extends itself", "extends")
@@ -130,7 +134,7 @@ def _merge(path: Path, seen: tuple[Path, ...] = ()) -> _Table:
             raise file.error(
                 f"unknown standard '{standard.extends}'{nearest(standard.extends, parents)}", "extends"
             )
-        table = _merge(parents[standard.extends], (*seen, path))
+        table = _merge(parents[standard.extends], corrected, (*seen, path))
         table.file = file
     for key in (*_SAID_ONCE, "levels", "modes", "ticks_per_clock"):
         if key in standard.model_fields_set:
@@ -140,14 +144,16 @@ def _merge(path: Path, seen: tuple[Path, ...] = ()) -> _Table:
     table.roles.update(standard.roles)
     table.origin.update({("commands", name): file for name in standard.commands})
     table.origin.update({("roles", role): file for role in standard.roles})
-    for level, lines in standard.constraints.items():
-        for i, line in enumerate(lines):
-            ((name, text),) = line.items()
-            try:
-                rule = parse_rule(level, name, text)
-            except ValueError as error:
-                raise file.error(str(error), "constraints", level, i, name) from None
-            table.rules.append((rule, file, i))
+    sections = {"constraints": standard.constraints, "corrections": standard.corrections if corrected else {}}
+    for section, levels in sections.items():
+        for level, lines in levels.items():
+            for i, line in enumerate(lines):
+                ((name, text),) = line.items()
+                keys = (section, level, i, name)
+                try:
+                    table.rules.append((parse_rule(level, name, text), file, keys))
+                except ValueError as error:
+                    raise file.error(str(error), *keys) from None
     return table
 
 
@@ -212,16 +218,16 @@ def _check_roles(table: _Table) -> None:
 
 
 def _check_rules(table: _Table, levels: tuple[str, ...]) -> None:
-    for rule, file, i in table.rules:
+    for rule, file, keys in table.rules:
         if rule.level not in levels:
             known = nearest(rule.level, levels)
-            raise file.error(f"unknown level '{rule.level}'{known}", "constraints", rule.level)
+            raise file.error(f"unknown level '{rule.level}'{known}", *keys[:2])
         for name in (*rule.first, *rule.then):
             if name not in table.commands:
                 known = nearest(name, table.commands)
-                raise file.error(f"unknown command '{name}'{known}", "constraints", rule.level, i, rule.name)
+                raise file.error(f"unknown command '{name}'{known}", *keys)
         if rule.sibling and rule.level == "channel":
-            raise file.error("a channel has no siblings", "constraints", rule.level, i, rule.name)
+            raise file.error("a channel has no siblings", *keys)
 
 
 @dataclass(frozen=True)
@@ -328,8 +334,8 @@ def _expressions(table: _Table) -> Iterator[tuple[str, tuple[ConfigFile, tuple[s
     for name, command in table.commands.items():
         if command.latency is not None:
             yield command.latency, (table.origin["commands", name], ("commands", name, "latency"))
-    for rule, file, i in table.rules:
-        yield rule.gap, (file, ("constraints", rule.level, i, rule.name))
+    for rule, file, keys in table.rules:
+        yield rule.gap, (file, keys)
 
 
 def _check_timing(chosen: _Chosen, table: _Table) -> None:
@@ -387,9 +393,9 @@ def _check_refresh(chosen: _Chosen, device: Device) -> None:
                 )
 
 
-def _resolve(path: Path, name: str, overrides: Mapping[str, int]) -> Device:
+def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: bool) -> Device:
     file, standard = _standard(path)
-    table = _merge(path)
+    table = _merge(path, corrected)
     levels = _check_levels(table)
     _check_commands(table, levels)
     _check_roles(table)

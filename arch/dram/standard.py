@@ -153,6 +153,8 @@ class IddEnergy(StrictModel):
     IDD4W: float
     IDD5B: float
     IPP0: float = 0.0
+    IPP3N: float = 0.0
+    """Standby current of VPP, rows open or not."""
     IPP5B: float = 0.0
     io_pj_per_bit: float = 0.0
     """Interface energy per transferred bit, besides the core (termination, drivers)."""
@@ -172,7 +174,9 @@ class PerBitEnergy(StrictModel):
     refresh_pj_per_bank: float
     """Refreshing one bank once (one REFpb; an all-bank refresh is this times its banks)."""
     background_mw: float
-    """Standby power of one channel."""
+    """Standby power of one channel (0: not known, and not counted)."""
+    background_open_mw: float | None = None
+    """The same while a bank is open, where known apart."""
 
 
 class Preset(StrictModel):
@@ -216,4 +220,6 @@ class Standard(StrictModel):
     roles: dict[Role, str] = Field(default_factory=dict)
     commands: dict[str, Command] = Field(default_factory=dict)
     constraints: dict[str, list[RuleLine]] = Field(default_factory=dict)
+    corrections: dict[str, list[RuleLine]] = Field(default_factory=dict)
+    """Further constraints, which the peer simulator that the table was read from lacks."""
     presets: dict[str, Preset] = Field(default_factory=dict)

@@ -233,6 +233,7 @@ def new_channel(
     r[k.R_MODE_STALE] = 1
     r[k.R_NEXT_REFRESH] = plan.interval if plan else k.INF
     r[k.R_ACT2_SLOT] = r[k.R_SYNC_SLOT] = -1
+    r[k.S_LAST_READ] = r[k.S_LAST_WRITE] = k.NEVER
 
     slots = config.read_queue + config.write_queue + n_banks + 1
     pool = np.zeros((slots, k.REQUEST_FIELDS), dtype=np.int64)

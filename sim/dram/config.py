@@ -35,6 +35,8 @@ class ControllerConfig(StrictModel):
     page_timeout: PositiveInt = 200
     """Cycles."""
     refresh: Literal["none", "all-bank", "per-bank", "same-bank"] = "all-bank"
+    device_table: Literal["corrected", "peer"] = "corrected"
+    """``peer``: without the device's corrections, as the simulator a profile stands for has it."""
     mapping: str = "RoBaRaCoCh"
     """Name or bit-field order, see `neardata.arch.dram.mapping`."""
 

@@ -255,7 +255,8 @@ def complete(r, book, done, ident, arrive, issue, depart, kind):
             r[S_MAX_LATENCY] = max(r[S_MAX_LATENCY], latency)
         if r[R_NEXT_ID] >= r[R_WATCH]:
             n = r[R_LATENCY_HEAD]
-            book[F_DEPART + n] = depart
+            # the peer hands reads back in order of issue: a forwarded one waits for those before it
+            book[F_DEPART + n] = max(depart, r[S_LAST_READ] + r[C_READ_LATENCY])
             book[F_LATENCY + n] = latency
             r[R_LATENCY_HEAD] = (n + 1) & (RECENT - 1)
 
@@ -411,7 +412,7 @@ def accept(address, kind, now, r, bank, key, offers, pool, book, slices, done, n
         while s >= 0:
             if pool[s, ADDRESS] == address:
                 # a read returns the queued write's data, a write replaces it
-                complete(r, book, done, r[R_NEXT_ID], now - 1, now - 1, now - kind, kind)
+                complete(r, book, done, r[R_NEXT_ID], now - 1, -1, now - kind, kind)
                 r[S_READS + kind] += 1
                 r[S_FORWARDED + kind] += 1
                 r[S_LAST_FORWARD] = now

@@ -98,6 +98,8 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                     next_tick = min(next_tick, arrival[i] + 1)
                 elif not blocked:
                     next_tick = now + 1
+            elif not final:
+                next_tick = now + 1
 
             while True:
                 # 3. column bus
@@ -207,7 +209,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                         stale = True
                         stale_row = True
                         issued = True
-                    elif timeout:
+                    elif timeout and not issued:
                         when, b = idle_bank(r, bank, ready, max(now, r[R_BUS_FREE]), n_banks)
                         if when <= now:
                             r[R_BUS_FREE] = now + bus_cycles[close_idle(ch, b, now, n_banks, log)]

@@ -30,7 +30,7 @@ class RequestTimes:
     arrive: NDArray[np.int64]
     """Accepted by the controller (after the tick of this number)."""
     issue: NDArray[np.int64]
-    """Its column command issued (or, forwarded or coalesced, accepted)."""
+    """Its column command issued; -1 for forwarded reads and coalesced writes."""
     depart: NDArray[np.int64]
     """Its data has crossed the bus."""
 
@@ -242,7 +242,7 @@ class _ChannelRun:
         k, r = self.k, self.state.r
         n = int(r[k.R_LOG])
         if n:
-            rows = self.log[:n]
+            rows = self.log[:n].copy()
             log = CommandLog.from_rows(self.device, rows)
             if self.losses is not None:
                 self.losses.feed(log, np.ascontiguousarray(rows[:, 6]))

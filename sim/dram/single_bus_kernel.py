@@ -92,6 +92,8 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     next_tick = min(next_tick, arrival[i] + 1)
                 elif not blocked:
                     next_tick = now + 1
+            elif not final:
+                next_tick = now + 1
 
             # 3. choose: a column command (slot), a row command (bank), a refresh step, an idle row
             column, row_bank, refresh, idle = -1, -1, False, -1

@@ -53,8 +53,8 @@ def curve(
             check_writable(path)
             plots.check(path)
     overrides = parse_overrides(settings or [], mapping=mapping)
-    d = load_device(device, overrides.device)
     config = load_profile(profile or profile_names()[0], overrides.controller)
+    d = load_device(device, overrides.device, corrected=config.device_table == "corrected")
     names = list(dict.fromkeys(patterns or ["stream", "random"]))
 
     curves: dict[str, list[LoadPoint]] = {name: [] for name in names}

@@ -23,7 +23,6 @@ from neardata.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from neardata.sim.dram.energy import EnergyReport
     from neardata.sim.dram.request import RequestReport
 
 DEVICE = "ddr4-2400r"
@@ -75,9 +74,9 @@ def run(
     request_files.check_outputs(commands, requests, timeline, plot)
 
     overrides = parse_overrides(settings or [], mapping=mapping)
-    d = load_device(device, overrides.device)
     profile = profile or profile_names()[0]
     config = load_profile(profile, overrides.controller)
+    d = load_device(device, overrides.device, corrected=config.device_table == "corrected")
     capacity = load_mapping(d, config.mapping, channels).capacity_bytes
     if trace is not None:
         source = sources.from_trace(trace, capacity)
@@ -104,8 +103,10 @@ def run(
 
 def _print(report: RequestReport, profile: str, source: str, as_json: bool) -> None:
     from neardata.cli import request_report
+    from neardata.sim.dram.energy import energy as energy_of
 
-    energy = _energy(report)
+    d = report.device
+    energy = energy_of(d, report.command_counts, report.open_cycles, report.cycles_to_drain, report.channels)
     if as_json:
         typer.echo(
             json.dumps(request_report.as_json(report, energy, profile=profile, source=source), indent=2)
@@ -114,13 +115,3 @@ def _print(report: RequestReport, profile: str, source: str, as_json: bool) -> N
     from rich.console import Console
 
     request_report.print_report(Console(highlight=False), report, energy, profile=profile, source=source)
-
-
-def _energy(report: RequestReport) -> EnergyReport | None:
-    try:
-        from neardata.sim.dram.energy import energy
-    except ModuleNotFoundError:
-        return None
-    return energy(
-        report.device, report.command_counts, report.open_cycles, report.cycles_to_drain, report.channels
-    )
