@@ -156,6 +156,8 @@ class IddEnergy(StrictModel):
     IPP3N: float = 0.0
     """Standby current of VPP, rows open or not."""
     IPP5B: float = 0.0
+    rho: float = Field(default=1.0, ge=0, le=1)
+    """Share of IDD3N - IDD2N drawn as soon as a bank is open; the rest comes bank by bank (DRAMPower)."""
     io_pj_per_bit: float = 0.0
     """Interface energy per transferred bit, besides the core (termination, drivers)."""
 
