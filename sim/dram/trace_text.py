@@ -244,7 +244,7 @@ def _digits(data: Bytes, start: Columns, end: Columns, base: int) -> Columns | N
             digit = digit * (i < length)
         if digit.max() >= base:
             return None
-        value += digit * np.int64(base**i)
+        value += digit.astype(np.int64) * base**i
     return value
 
 

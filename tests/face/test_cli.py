@@ -116,7 +116,9 @@ def test_json_has_the_promised_fields_and_they_agree(capsys):
     assert report["bandwidth_gb_per_s"] == pytest.approx(served * 64 / report["time_ns"])
     latency = report["read_latency_cycles"]
     assert latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"]
-    assert "energy_pj" in report and report["partial"] is False
+    assert report["energy_pj"] == pytest.approx(sum(report["energy"]["items_pj"].values()))
+    assert report["energy_pj"] > 0
+    assert report["partial"] is False
     assert 16 <= report["avg_read_latency_cycles"] <= latency["max"]
     assert report["at_last_accept"]["cycles"] == report["cycles_to_last_accept"]
 
@@ -305,7 +307,7 @@ def test_an_interrupted_run_prints_what_was_done(capsys, monkeypatch):
 
 
 def test_an_interrupt_before_the_run_is_no_traceback(capsys, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("neardata.arch.dram.load_device", interrupted)
@@ -321,6 +323,64 @@ def test_a_closed_pipe_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait(timeout=60)
+
+
+PROGRAM = """
+device: gddr6-aim
+channels: 4
+body:
+  - phase: rows
+    body:
+      - loop: {i: 100}
+        body:
+          - {ACT16: {row: i}}
+          - {MAC16: {column: k}, repeat: {k: 64}}
+          - PREA
+"""
+
+
+def test_a_program_reports_its_cycles_and_commands(capsys):
+    Path("p.yaml").write_text(PROGRAM)
+    code, out, err = neardata(capsys, "pim", "run", "-p", "p.yaml")
+    assert (code, err) == (0, "")
+    for fact in ("gddr6-aim", "4 channels", "MAC16 25,600", "phase rows", "what the next command waited for"):
+        assert fact in out
+    arguments = ("pim", "run", "-p", "p.yaml", "--json")
+    report = json.loads(neardata(capsys, *arguments)[1])
+    assert report["command_counts"]["ACT16"] == 400
+    assert report["cycles"] == report["busy_cycles"] + sum(report["lost_cycles"].values())
+    plain = json.loads(neardata(capsys, *arguments, "--no-jump", "--no-fold")[1])
+    assert plain["cycles"] == report["cycles"] and plain["jumped_periods"] == 0
+    slower = json.loads(neardata(capsys, *arguments, "--set", "timing.nRP=60")[1])
+    assert slower["cycles"] > report["cycles"]
+    idle = json.loads(neardata(capsys, *arguments, "--refresh", "none")[1])
+    assert idle["refreshes"] == 0 < report["refreshes"]
+
+
+def test_a_programs_commands_pass_the_check(capsys):
+    Path("p.yaml").write_text(PROGRAM)
+    files = ("--commands", "c.csv", "--timeline", "t.json")
+    report = json.loads(neardata(capsys, "pim", "run", "-p", "p.yaml", "--json", *files)[1])
+    code, out, _ = neardata(capsys, "dram", "check", "-d", "gddr6-aim", "-c", "c.csv")
+    assert code == 0, out
+    events = json.loads(Path("t.json").read_text())["traceEvents"]
+    # one of the four equal channels is written
+    assert sum(e["ph"] == "X" and e["tid"] == 1 for e in events) == report["commands"] // 4
+
+
+def test_a_forbidden_command_is_named_with_its_place(capsys):
+    Path("p.yaml").write_text(PROGRAM.replace("          - PREA\n", ""))
+    code, out, err = neardata(capsys, "pim", "run", "-p", "p.yaml")
+    assert (code, out) == (2, "")
+    assert re.match(r"neardata: p\.yaml:\d+: .*ACT16 at i=1, cycle \d+: .* is open", err), err
+
+
+def test_a_program_has_no_controller(capsys):
+    Path("p.yaml").write_text(PROGRAM)
+    code, _, err = neardata(capsys, "pim", "run", "-p", "p.yaml", "--set", "controller.page=open")
+    assert code == 2 and "controller.page: a program has no controller" in err
+    code, _, err = neardata(capsys, "pim", "run", "-p", "p.yaml", "--refresh", "allbank")
+    assert code == 2 and "unknown refresh policy 'allbank'; did you mean all-bank" in err
 
 
 def test_doctor_tells_versions_cache_and_optional_parts(capsys):

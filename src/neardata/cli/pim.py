@@ -11,6 +11,7 @@ import typer
 from neardata.cli.options import Json, Settings
 
 if TYPE_CHECKING:
+    from neardata.sim.dram.energy import EnergyReport
     from neardata.sim.dram.pim import ChannelReport, ProgramReport
 
 app = typer.Typer(no_args_is_help=True, help="PIM: run command programs.")
@@ -84,7 +85,17 @@ def run(
     return INTERRUPTED if report.partial else 0
 
 
+def _energy(report: ProgramReport) -> EnergyReport | None:
+    from neardata.sim.dram.energy import energy
+
+    open_cycles = sum(group.open_cycles * group.channels for group in report.groups)
+    return energy(report.device, report.command_counts, open_cycles, report.cycles, report.channels)
+
+
 def _as_json(report: ProgramReport, program: Path) -> dict[str, Any]:
+    from neardata.cli.energy_report import energy_json
+
+    energy = _energy(report)
     return {
         "program": str(program),
         "device": report.device.name,
@@ -103,6 +114,8 @@ def _as_json(report: ProgramReport, program: Path) -> dict[str, Any]:
         "internal_bytes": report.internal_bytes,
         "external_bytes": report.external_bytes,
         "internal_gb_per_s": report.internal_gb_per_s,
+        "energy_pj": None if energy is None else energy.total_pj,
+        "energy": energy_json(energy),
         "jumped_periods": report.jumped_periods,
         "groups": [_group_json(group) for group in report.groups],
     }
@@ -128,6 +141,7 @@ def _print(report: ProgramReport, program: Path) -> None:
     from rich.table import Table
 
     from neardata.cli.bars import bar_rows
+    from neardata.cli.energy_report import energy_text
     from neardata.cli.quantities import si_time
 
     console = Console(highlight=False)
@@ -145,6 +159,8 @@ def _print(report: ProgramReport, program: Path) -> None:
     table.add_row("commands", f"{report.commands:,}: " + ", ".join(f"{name} {n:,}" for name, n in counts))
     table.add_row("in the banks", f"{report.internal_bytes:,} bytes, {report.internal_gb_per_s:.1f} GB/s")
     table.add_row("over the data bus", f"{report.external_bytes:,} bytes")
+    bits = 8 * (report.internal_bytes + report.external_bytes)
+    table.add_row("energy", energy_text(report.device, _energy(report), bits))
     for name, cycles in report.phase_cycles.items():
         table.add_row(f"phase {name}" if name else "outside phases", f"{cycles:,} cycles")
     for group in report.groups:

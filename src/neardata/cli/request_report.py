@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from neardata.cli.bars import bar_rows
 from neardata.cli.causes import in_words
-from neardata.cli.quantities import si_energy, si_time
+from neardata.cli.energy_report import energy_json, energy_text
+from neardata.cli.quantities import si_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,17 +50,12 @@ def as_json(
         "avg_read_latency_cycles": report.avg_read_latency_cycles,
         "read_latency_cycles": {**latency, "max": report.read_latency.maximum},
         "energy_pj": None if energy is None else energy.total_pj,
-        "energy": None if energy is None else energy_json(energy),
+        "energy": energy_json(energy),
         "busy_cycles": report.busy_cycles,
         "lost_cycles": report.lost_cycles,
         "command_counts": report.command_counts,
         "at_last_accept": report.at_last_accept,
     }
-
-
-def energy_json(energy: EnergyReport) -> dict[str, Any]:
-    """The itemised energy."""
-    return {"status": energy.status, "source": energy.source, "items_pj": dict(energy.items_pj)}
 
 
 def print_report(
@@ -95,7 +91,7 @@ def print_report(
         table.add_row("read latency", _latency(report))
         mean_ns = report.avg_read_latency_cycles * device.tick_ps / 1e3
         table.add_row("", f"{mean_ns:.1f} ns on average, from acceptance to the end of the burst")
-    table.add_row("energy", _energy(report, energy))
+    table.add_row("energy", energy_text(device, energy, 8 * report.bytes_moved))
     console.print(table)
     if report.lost_cycles is not None and report.busy_cycles is not None:
         console.print()
@@ -116,16 +112,6 @@ def _latency(report: RequestReport) -> str:
     percentiles = [f"p{p} {report.read_latency.percentile(p):,}" for p in PERCENTILES]
     mean = f"avg {report.avg_read_latency_cycles:.1f}"
     return " · ".join([mean, *percentiles, f"max {report.read_latency.maximum:,} cycles"])
-
-
-def _energy(report: RequestReport, energy: EnergyReport | None) -> str:
-    if energy is None:
-        return f"no public values for {report.device.name}"
-    bits = 8 * report.bytes_moved
-    per_bit = f", {energy.total_pj / bits:.2f} pJ/bit" if bits else ""
-    largest = sorted(energy.items_pj.items(), key=lambda item: -item[1])[:4]
-    items = ", ".join(f"{name} {pj / energy.total_pj:.0%}" for name, pj in largest if pj)
-    return f"{si_energy(energy.total_pj)}{per_bit}  ({items}; {energy.status})"
 
 
 def shares(report: RequestReport) -> dict[str, float]:
