@@ -96,6 +96,15 @@ def test_devices_and_show_agree_with_the_device(capsys):
     assert [c["cycles"] for c in shown["constraints"] if c["name"] == "tFAW"] == [20]
 
 
+def test_profiles_are_listed_with_their_parameters(capsys):
+    listed = json.loads(neardata(capsys, "profiles", "--json")[1])["profiles"]
+    assert {"ramulator21-frfcfs", "ramulator21-frfcfs-rowhit"} <= {p["name"] for p in listed}
+    code, out, _ = neardata(capsys, "profiles")
+    assert code == 0 and all(p["name"] in out and "read_queue 32" in out for p in listed)
+    used = run_json(capsys, "-n", "100")
+    assert (used["profile"], used["controller"]) == (listed[0]["name"], listed[0]["controller"])
+
+
 def test_run_without_arguments_does_the_default_job(capsys):
     code, out, err = neardata(capsys, "dram", "run")
     assert (code, err) == (0, "")

@@ -70,6 +70,16 @@ def test_every_field_of_the_report_is_described(capsys):
     assert set(report) <= described
 
 
+def test_every_parameter_of_a_controller_is_described(capsys):
+    (controller, *_) = (
+        p["controller"] for p in json.loads(output_of(capsys, "profiles", "--json"))["profiles"]
+    )
+    table = (
+        (ROOT / "docs" / "usage.md").read_text().partition("**Controller.**")[2].partition("**Report.**")[0]
+    )
+    assert set(controller) <= set(re.findall(r"`(\w+)`", table))
+
+
 @pytest.mark.parametrize("command", ["dram run", "dram check", "dram curve", "pim run"])
 def test_every_option_of_the_examples_exists(command, capsys):
     helped = output_of(capsys, *command.split(), "--help")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neardata.cli import devices, doctor, dram, pim
+from neardata.cli import devices, doctor, dram, pim, profiles
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("devices")(devices.list_devices)
 app.command("show")(devices.show)
+app.command("profiles")(profiles.list_profiles)
 app.add_typer(dram.app, name="dram")
 app.add_typer(pim.app, name="pim")
 app.command("doctor")(doctor.doctor)

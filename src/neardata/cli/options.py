@@ -17,7 +17,9 @@ Pattern = Annotated[
 ]
 Count = Annotated[int | None, typer.Option("-n", min=1, help=f"Requests to generate. Default: {REQUESTS}.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help=f"Seed of the pattern. Default: {SEED}.")]
-Profile = Annotated[str | None, typer.Option("--profile", help="Controller profile (docs/usage.md).")]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="Memory controller: a name of 'neardata profiles'.")
+]
 Mapping = Annotated[str | None, typer.Option("--mapping", help="Address mapping: a name or a field order.")]
 Channels = Annotated[int, typer.Option("--channels", min=1, help="Channels, a power of two.")]
 Threads = Annotated[
