@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from neardata.arch.dram import device_names, load_device
 from neardata.arch.dram.loader import DATA
 from neardata.arch.errors import InputError
 
-DDR4 = (DATA / "ddr4.yaml").read_text()
+# without the presets' energy sections: some cases put in their own
+DDR4 = re.sub(r"    energy:\n(      .*\n)+", "", (DATA / "ddr4.yaml").read_text())
 OWN = """\
 standard: OWN
 source: made up for this test
@@ -271,7 +273,8 @@ DDR4_CASES = {
         "      write_pj_per_bit: 1, io_pj_per_bit: 1, refresh_pj_per_bank: 1, background_mw: 1,\n"
         "      background_mW: 1}\n    timing:",
         "      background_mW:",
-        "presets.ddr4-2400r.energy.background_mW: unknown key; did you mean background_mw?",
+        "presets.ddr4-2400r.energy.background_mW: unknown key; did you mean background_mw,"
+        " background_open_mw?",
     ),
 }  # fmt: skip
 
