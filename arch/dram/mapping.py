@@ -108,7 +108,7 @@ def mapping_names() -> list[str]:
     """Names `load_mapping` knows.
 
     >>> mapping_names()
-    ['RoBaRaCoCh', 'ChRaBaRoCo', 'MOP4CLXOR']
+    ['RoBaRaCoCh', 'ChRaBaRoCo', 'MOP4CLXOR', 'RoBaCoBgXOR']
     """
     return list(_NAMED)
 
@@ -258,10 +258,23 @@ def _mop4clxor(levels: tuple[str, ...], bits: dict[str, int]) -> str:
     return f"{row} column {' '.join(reversed(banks))} column:{min(2, bits['column'])} channel"
 
 
+def _robacobgxor(levels: tuple[str, ...], bits: dict[str, int]) -> str:
+    # consecutive lines alternate between pseudo-channels and bank groups (tCCD_S, not tCCD_L);
+    # the XOR with the row spreads strides over the banks (Zhang et al., MICRO 2000)
+    hashed, row_bit = {}, 0
+    for name in reversed(levels):
+        hashed[name] = f"{name}^row[{row_bit}]" if bits[name] and row_bit < bits["row"] else name
+        row_bit += bits[name]
+    low = [name for name in ("bank_group", "pseudo_channel") if name in levels]
+    high = [name for name in reversed(levels) if name not in low]
+    return " ".join(["row", *(hashed[n] for n in high), "column", *(hashed[n] for n in low), "channel"])
+
+
 _NAMED: dict[str, Callable[[tuple[str, ...], dict[str, int]], str]] = {
     "RoBaRaCoCh": _robaracoch,
     "ChRaBaRoCo": _charabaroco,
     "MOP4CLXOR": _mop4clxor,
+    "RoBaCoBgXOR": _robacobgxor,
 }
 
 

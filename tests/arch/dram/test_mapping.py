@@ -192,7 +192,7 @@ def test_charabaroco_has_the_channel_on_top() -> None:
         ("RoBaRaCoCh", 3, "channels: must be a power of two, got 3"),
         ("RoBaRaCoCh", 0, "channels: must be a power of two, got 0"),
         ("robaracoch", 1, "mapping: unknown mapping 'robaracoch'; did you mean RoBaRaCoCh?"),
-        ("", 1, "mapping: unknown mapping ''; known: ChRaBaRoCo, MOP4CLXOR, RoBaRaCoCh"),
+        ("", 1, "mapping: unknown mapping ''; known: ChRaBaRoCo, MOP4CLXOR, RoBaCoBgXOR, RoBaRaCoCh"),
         ("row bnk bank_group column", 1, "mapping: unknown field 'bnk'; did you mean bank, rank?"),
         ("row bank bank_group", 1, "mapping: column is missing: 7 bits belong to it"),
         ("row bank bank_group column", 2, "mapping: channel is missing: 1 bits belong to it"),
