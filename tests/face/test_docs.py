@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from neardata.arch.dram.mapping import mapping_names
 from neardata.cli.app import run
+from neardata.workloads.patterns import PATTERNS
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -78,6 +80,12 @@ def test_every_parameter_of_a_controller_is_described(capsys):
         (ROOT / "docs" / "usage.md").read_text().partition("**Controller.**")[2].partition("**Report.**")[0]
     )
     assert set(controller) <= set(re.findall(r"`(\w+)`", table))
+
+
+def test_every_mapping_and_pattern_is_described():
+    usage, traces = ((ROOT / "docs" / name).read_text() for name in ("usage.md", "traces.md"))
+    assert all(f"`{name}`" in usage for name in mapping_names())
+    assert all(f"`{name}`" in traces for name in PATTERNS)
 
 
 @pytest.mark.parametrize("command", ["dram run", "dram check", "dram curve", "pim run"])

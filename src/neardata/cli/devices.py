@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neardata.cli.options import Json, Mapping, Settings
 from neardata.cli.overrides import parse_overrides
 
 if TYPE_CHECKING:
     from neardata.arch.dram import Device
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. timing.nFAW=20.")
-]
 
 
 def list_devices(as_json: Json = False) -> None:
@@ -52,18 +48,20 @@ def list_devices(as_json: Json = False) -> None:
 
 def show(
     device: Annotated[str, typer.Argument(help="A device name, or FILE.yaml[:PRESET].")],
+    mapping: Mapping = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Show a device: organisation, timings, constraints, energy, address mapping, source."""
     from neardata.arch.dram import load_device
     from neardata.arch.dram.mapping import load_mapping
+    from neardata.sim.dram.config import load_profile, profile_names
 
-    overrides = parse_overrides(settings or [])
+    overrides = parse_overrides(settings or [], mapping=mapping)
     d = load_device(device, overrides.device)
-    mapping = load_mapping(d, overrides.controller.get("mapping", "RoBaRaCoCh"))
+    resolved = load_mapping(d, load_profile(profile_names()[0], overrides.controller).mapping).text
     if as_json:
-        typer.echo(json.dumps(_description(d, mapping.text), indent=2))
+        typer.echo(json.dumps(_description(d, resolved), indent=2))
         return
     from rich.console import Console
 
@@ -71,7 +69,7 @@ def show(
     console.print(f"[bold]{d.name}[/bold]  {d.standard}, one channel")
     console.print(f"source: {d.source}\n")
     for title, table in (
-        ("organisation", _organisation(d, mapping.text)),
+        ("organisation", _organisation(d, resolved)),
         ("timing", _timing(d)),
         ("commands", _commands(d)),
         ("constraints, in simulated cycles", _constraints(d)),
