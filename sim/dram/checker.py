@@ -102,11 +102,15 @@ class _Index:
 
     def __init__(self, log: CommandLog) -> None:
         self.log, self.device, self.n = log, log.device, len(log)
+        self._issued = set(np.unique(log.command).tolist())
+        self._none = np.zeros(0, dtype=np.int64)
         self._targets: dict[tuple[int, int], tuple[Ints, Ints, bool]] = {}
 
     def targets(self, command: int, level: int) -> tuple[Ints, Ints, bool]:
         """(node, position) of each node of ``level`` each issue covers, by node; one node an issue?"""
         key = command, level
+        if command not in self._issued:
+            return self._none, self._none, True
         if key not in self._targets:
             covered = _covered(self.device, command, level)
             where = np.flatnonzero(self.log.command == command)

@@ -29,10 +29,12 @@ def mutations(device: Device) -> Iterator[tuple[str, Device]]:
     same: dict[str, Any] = {f"organisation.{level}": n for level, n in organisation.levels.items()}
     same |= {f"organisation.{k}": v for k, v in organisation.model_dump().items() if k != "levels"}
     same |= {f"timing.{name}": value for name, value in device.timing.items()}
+    corrected = load_device(device.name, same).rules == device.rules
     for name, value in device.timing.items():
         for changed in (value + 1, value - 1):
             if name not in _NOT_TIMINGS and changed >= 0:
-                mutant = load_device(device.name, {**same, f"timing.{name}": changed})
+                timings = {**same, f"timing.{name}": changed}
+                mutant = load_device(device.name, timings, corrected=corrected)
                 yield f"{name} {value} -> {changed}", mutant
 
 
