@@ -10,8 +10,8 @@ late. The rule that became satisfied last held it back, from an earlier command 
   cycles as it is long, and the question passes on to that command for the rest;
 - a refresh: all of the rest is *refresh*.
 
-Cycles between the time a command could issue and did are *arbitration* (the scheduler or the
-command bus took another), or *clock edge* where it had to wait for the next clock (HBM3). Where
+Cycles between the time a command could issue and did are *command bus* while that carried
+others, else *arbitration*; or *clock edge* where it had to wait for the next clock (HBM3). Where
 the chain ends at the arrival of the request, the row's own latencies (tRCD, tRP) and its waits
 are charged first, then *no request*; so are the cycles after the last burst. *Latency* is the
 way of the first burst from its command to the bus. Busy and lost cycles sum to the total, always.
@@ -30,8 +30,8 @@ from neardata.sim.dram.command_log import CommandLog
 
 Ints = NDArray[np.int64]
 
-LATENCY, NO_REQUEST, ARBITRATION, CLOCK_EDGE, REFRESH = _OTHER = (
-    "latency", "no request", "arbitration", "clock edge", "refresh",
+LATENCY, NO_REQUEST, ARBITRATION, COMMAND_BUS, CLOCK_EDGE, REFRESH = _OTHER = (
+    "latency", "no request", "arbitration", "command bus", "clock edge", "refresh",
 )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ class Losses:
         self._tables, cells, fills = _tables(device, self._causes)
         self._last = np.zeros((cells, 2), dtype=np.int64)
         self._fill = np.zeros(fills, dtype=np.int64)
-        self._history = np.full((losses_kernel.HISTORY, 4), -1, dtype=np.int64)
+        self._history = np.full((losses_kernel.HISTORY, 6), -1, dtype=np.int64)
         self._bus_end = np.ones(device.n_data_buses, dtype=np.int64)
         self._account = np.zeros((device.n_data_buses, 1 + len(self._causes)), dtype=np.int64)
         self._counters = np.zeros(1, dtype=np.int64)
@@ -188,7 +188,7 @@ def _tables(device: Device, causes: list[str]) -> tuple[tuple[Ints | int, ...], 
         cause = causes.index(REFRESH if edge == k.REFRESHES else r.name) + 1
         siblings = device.counts[r.level] if r.sibling else 0
         rules[i] = slot_of[r.first, r.level], r.level, r.gap, r.window, siblings, cause, edge
-    commands = np.zeros((n, 6), dtype=np.int64)
+    commands = np.zeros((n, 8), dtype=np.int64)
     updates = np.array([(slot, level) for (_, level), slot in slot_of.items()], dtype=np.int64).reshape(-1, 2)
     halves = [c for role, c in device.roles.items() if role.startswith("precharge")]
     on_edge = set(range(n)) - set(halves) if device.ticks_per_clock == 2 else set()
@@ -198,6 +198,7 @@ def _tables(device: Device, causes: list[str]) -> tuple[tuple[Ints | int, ...], 
         commands[c] = (
             np.searchsorted(thens, c), np.searchsorted(thens, c, "right"),
             np.searchsorted(firsts, c), np.searchsorted(firsts, c, "right"), burst_after, c in on_edge,
+            device.dual_command_bus and command.bus == "column", device.command_cycles[c],
         )  # fmt: skip
     tables = (
         rules,

@@ -10,13 +10,13 @@ SLOT, LEVEL, GAP, WINDOW, SIBLINGS, CAUSE, EDGE = range(7)
 # kinds of EDGE, from the command a rule starts at to the one it holds back
 APART, ENABLES, REFRESHES, BURST, BURST_TO_ROW = range(5)
 # columns of `commands`
-RULES, RULES_END, UPDATES, UPDATES_END, BURST_AFTER, ON_EDGE = range(6)
+RULES, RULES_END, UPDATES, UPDATES_END, BURST_AFTER, ON_EDGE, BUS, HELD = range(8)
 # columns of `slots`
 BASE, MASK, FILL = range(3)
 # columns of `history`
-BEFORE, BY_RULE, WAITED, EDGE_WAIT = range(4)
+BEFORE, BY_RULE, WAITED, EDGE_WAIT, TIME, COMMAND = range(6)
 # first columns of `account`; the causes with a rule follow
-BUSY, LATENCY, NO_REQUEST, ARBITRATION, CLOCK_EDGE, REFRESH = range(6)
+BUSY, LATENCY, NO_REQUEST, ARBITRATION, COMMAND_BUS, CLOCK_EDGE, REFRESH = range(7)
 # cells of `counters`
 COMMANDS = 0
 
@@ -24,6 +24,8 @@ COMMANDS = 0
 HISTORY = 8192
 #: Latencies of the row's own commands, and waits for them, that a chain may collect.
 STEPS = 256
+#: In place of a cause: the wait of a command.
+WAIT = -1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -33,8 +35,7 @@ def feed(
     cycle, command, unit, arrival,
 ):  # fmt: skip
     """Account for the commands of one chunk; everything from ``last`` to ``counters`` is carried state."""
-    step_cause = np.empty(STEPS, dtype=np.int64)
-    step_cycles = np.empty(STEPS, dtype=np.int64)
+    step = np.empty((STEPS, 2), dtype=np.int64)
     count = counters[COMMANDS]
     for at in range(cycle.shape[0]):
         t, c, u, arrived = cycle[at], command[at], unit[at], arrival[at]
@@ -71,6 +72,7 @@ def feed(
         to_edge = 1 - (ready & 1) if commands[c, ON_EDGE] else 0
         history[here, EDGE_WAIT] = to_edge
         history[here, WAITED] = max(0, t - ready - to_edge)
+        history[here, TIME], history[here, COMMAND] = t, c
 
         # 2. the idle time its burst ends, charged back along the chain of what held it back
         if commands[c, BURST_AFTER] >= 0:
@@ -85,7 +87,7 @@ def feed(
                         filling = min(idle, commands[c, BURST_AFTER])
                         account[bus, LATENCY] += filling
                         idle -= filling
-                    charge(rules, history, account, count, bus, idle, step_cause, step_cycles)
+                    charge(rules, commands, history, account, count, bus, idle, step)
                 end = start + burst
                 account[bus, BUSY] += max(0, end - max(start, bus_end[bus]))
                 bus_end[bus] = max(end, bus_end[bus])
@@ -107,42 +109,36 @@ def feed(
 
 
 @numba.njit(cache=True, nogil=True)
-def charge(rules, history, account, newest, bus, idle, step_cause, step_cycles):
+def charge(rules, commands, history, account, newest, bus, idle, step):
     """Divide ``idle`` cycles of a bus among the causes that delayed command ``newest``."""
     at, steps = newest, 0
     while idle > 0:
         here = at & (HISTORY - 1)
-        waited, to_edge, by = history[here, WAITED], history[here, EDGE_WAIT], history[here, BY_RULE]
+        by = history[here, BY_RULE]
         edge = rules[by, EDGE] if by >= 0 else APART
-        ends = by < 0
-        if (ends or edge == ENABLES) and steps + 3 <= STEPS:
-            step_cause[steps], step_cycles[steps] = ARBITRATION, waited
-            step_cause[steps + 1], step_cycles[steps + 1] = CLOCK_EDGE, to_edge
-            steps += 2
-        else:
-            part = min(idle, waited)
-            account[bus, ARBITRATION] += part
-            idle -= part
-            part = min(idle, to_edge)
-            account[bus, CLOCK_EDGE] += part
-            idle -= part
-        if ends:
-            idle = spend(account, bus, idle, steps, step_cause, step_cycles)
-            account[bus, NO_REQUEST] += idle
-            return
-        cause = rules[by, CAUSE]
-        if edge in (REFRESHES, BURST):
-            account[bus, cause] += idle
-            return
-        if edge == ENABLES and steps < STEPS:
-            step_cause[steps], step_cycles[steps] = cause, rules[by, GAP]
+        passed = (by < 0 or edge == ENABLES) and steps + 2 <= STEPS
+        if passed:
+            step[steps, 0], step[steps, 1] = WAIT, at
             steps += 1
         else:
-            part = min(idle, rules[by, GAP])
+            idle = wait(commands, history, account, bus, idle, at)
+        if by < 0:
+            idle = spend(commands, history, account, bus, idle, step, steps)
+            account[bus, NO_REQUEST] += idle
+            return
+        cause, gap = rules[by, CAUSE], rules[by, GAP]
+        if edge == REFRESHES or edge == BURST:  # noqa: SIM109 (numba)
+            account[bus, cause] += idle
+            return
+        if passed:
+            step[steps, 0], step[steps, 1] = cause, gap
+            steps += 1
+        else:
+            part = min(idle, gap)
             account[bus, cause] += part
             idle -= part
             if edge == BURST_TO_ROW:
-                idle = spend(account, bus, idle, steps, step_cause, step_cycles)
+                idle = spend(commands, history, account, bus, idle, step, steps)
                 account[bus, cause] += idle
                 return
         at = history[here, BEFORE]
@@ -152,10 +148,36 @@ def charge(rules, history, account, newest, bus, idle, step_cause, step_cycles):
 
 
 @numba.njit(cache=True, nogil=True)
-def spend(account, bus, idle, steps, step_cause, step_cycles):
-    """Charge a chain's own latencies with what nothing else explains; returns the rest."""
+def spend(commands, history, account, bus, idle, step, steps):
+    """Charge a chain's own latencies and waits with what nothing else explains; returns the rest."""
     for s in range(steps):
-        part = min(idle, step_cycles[s])
-        account[bus, step_cause[s]] += part
-        idle -= part
+        if step[s, 0] == WAIT:
+            idle = wait(commands, history, account, bus, idle, step[s, 1])
+        else:
+            part = min(idle, step[s, 1])
+            account[bus, step[s, 0]] += part
+            idle -= part
     return idle
+
+
+@numba.njit(cache=True, nogil=True)
+def wait(commands, history, account, bus, idle, at):
+    """Charge the time command ``at`` could have been issued and was not; returns the rest of ``idle``."""
+    here = at & (HISTORY - 1)
+    part = min(idle, history[here, WAITED])
+    end = history[here, TIME]
+    begin, held, own = end - part, 0, commands[history[here, COMMAND], BUS]
+    for other in range(at - 1, max(at - HISTORY, -1), -1):
+        if end <= begin:
+            break
+        there = other & (HISTORY - 1)
+        c, t = history[there, COMMAND], history[there, TIME]
+        if commands[c, BUS] == own:
+            held += max(0, min(t + commands[c, HELD], end) - max(t, begin))
+            end = min(end, t)
+    account[bus, COMMAND_BUS] += held
+    account[bus, ARBITRATION] += part - held
+    idle -= part
+    part = min(idle, history[here, EDGE_WAIT])
+    account[bus, CLOCK_EDGE] += part
+    return idle - part

@@ -7,7 +7,7 @@ and each idle cycle is handed out one by one.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Held:
     ready: int = 1
     rule: TimingRule | None = None
     by: Held | None = None
+    earlier: list[Held] = field(default_factory=list, repr=False)
+    """Commands on the same command bus."""
 
 
 def explain(
@@ -41,6 +43,7 @@ def explain(
         hold(device, seen, now)
         if arrival is not None and log.kind[i] >= 0 and arrival[i] > now.ready:
             now.ready, now.rule, now.by = int(arrival[i]), None, None
+        now.earlier = [old for old in seen if same_bus(device, old.command, c)]
         seen.append(now)
         if device.commands[c].data is None:
             continue
@@ -104,7 +107,8 @@ def chain(device: Device, now: Held, idle: int) -> list[str]:
         free = now.ready
         while device.ticks_per_clock == 2 and free % 2 == 0 and not precharges(device, now.command):
             free += 1
-        waits = ["arbitration"] * max(0, now.cycle - free) + ["clock edge"] * (free - now.ready)
+        waits = [waiting(device, now, tick) for tick in range(now.cycle - 1, free - 1, -1)][:idle]
+        waits += ["clock edge"] * (free - now.ready)
         if now.rule is None or now.by is None:
             causes += own + waits + ["no request"] * idle
             break
@@ -127,6 +131,18 @@ def chain(device: Device, now: Held, idle: int) -> list[str]:
             causes += [rule.name] * rule.gap
         now = now.by
     return causes[:idle]
+
+
+def same_bus(device: Device, one: int, other: int) -> bool:
+    buses = {device.commands[c].bus for c in (one, other)}
+    return len(buses) == 1 or not device.dual_command_bus
+
+
+def waiting(device: Device, now: Held, tick: int) -> str:
+    """Did another command hold the bus at a tick that ``now`` could have issued in?"""
+    last = next((old for old in reversed(now.earlier) if old.cycle <= tick), None)
+    held = last is not None and tick < last.cycle + device.command_cycles[last.command]
+    return "command bus" if held else "arbitration"
 
 
 def precharges(device: Device, command: int) -> bool:

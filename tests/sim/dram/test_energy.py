@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
 from neardata.arch.dram import Device, device_names, load_device
+from neardata.sim.dram import energy as energy_module
 from neardata.sim.dram.config import load_profile
 from neardata.sim.dram.energy import energy
 from neardata.sim.dram.request import simulate
@@ -214,3 +217,8 @@ def test_simulated_stream_draws_the_closed_form(ddr4):
     assert report.total_pj == pytest.approx(
         standby + reads + run.command_counts["ACT"] * activate_pj, rel=1e-4
     )
+
+
+def test_docstring_example():
+    result = doctest.testmod(energy_module)
+    assert result.attempted and not result.failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import gzip
 import itertools
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from naive import losses as naive
 from neardata.arch.dram import Device, device_names, load_device
+from neardata.sim.dram import losses as losses_module
 from neardata.sim.dram.command_log import CommandLog
 from neardata.sim.dram.losses import Losses, LossReport, cause_groups, explain
 
@@ -75,6 +77,15 @@ def test_late_arrival_is_no_request_and_the_row_latencies_are_named(ddr4):
 def test_waiting_for_the_scheduler_is_arbitration(ddr4):
     log = trace(ddr4, (1, "ACT", 0), (17, "RD", 0), (40, "RD", 0))
     assert explain(log, 59).lost == {"arbitration": 17, "latency": 16, "tRCD": 16, "tCCD_L": 2}
+
+
+def test_waiting_behind_other_commands_is_the_command_bus(ddr4):
+    # bank 0 could be read from cycle 28 on; precharges hold the bus in 28-31 and 35
+    closes = [(t, "PREpb", bank) for t, bank in ((28, 4), (29, 5), (30, 6), (31, 7), (35, 8))]
+    log = trace(ddr4, (1, "ACT", 0), (22, "RD", 0), *closes, (37, "RD", 0))
+    assert explain(log, 56).lost == {
+        "latency": 16, "tRCD": 16, "arbitration": 5 + 4, "command bus": 5, "tCCD_L": 2,
+    }  # fmt: skip
 
 
 def test_bank_conflict_is_lost_to_the_row_cycle(ddr4):
@@ -215,3 +226,8 @@ def test_random_reads_of_ddr4_are_limited_by_the_activation_window(tmp_path):
     report = explain(peer_trace("ddr4-2400r", "DDR4_2400R", "rowstride", tmp_path), 10100)
     assert max(report.lost, key=lambda cause: report.lost[cause]) == "tFAW"
     assert report.busy == 4 * 1465
+
+
+def test_docstring_example():
+    result = doctest.testmod(losses_module)
+    assert result.attempted and not result.failed
