@@ -30,7 +30,7 @@ class TimingRule:
     sibling: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Device:
     """One channel of a memory device. All cycles are ticks: see ``tick_ps``.
 

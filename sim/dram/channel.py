@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.dram import Device
+from neardata.arch.dram import Device, TimingRule
 from neardata.arch.errors import InputError
 from neardata.sim.dram import controller_kernel as k
 from neardata.sim.dram.config import ControllerConfig
@@ -35,30 +36,52 @@ class RefreshPlan:
     """Command that closes the banks of a unit first."""
 
 
-def pair_gaps(device: Device, first: int, then: int, *, same_bank: bool = True) -> Table | None:
-    """(units of first, units of then): least distance in ticks, `NEVER` where no rule binds.
+class Gaps:
+    """Distances between all pairs of commands of a device, rules with a window left out."""
 
-    Rules with a window are left out. ``same_bank=False`` leaves out rules of the bank level.
-    """
-    rules = [r for r in device.rules if (r.first, r.then, r.window) == (first, then, 1)]
-    bank_level = len(device.levels) - 1
-    if not same_bank:
-        rules = [r for r in rules if r.level != bank_level]
-    if not rules:
-        return None
-    of_first, of_then = device.unit_of[first], device.unit_of[then]
-    gaps = np.full((device.n_units(first), device.n_units(then)), k.NEVER, dtype=np.int64)
-    for rule in rules:
-        node = device.node_of(rule.level)
-        common = node[:, None] == node[None, :]
-        if rule.sibling:
-            if device.levels.index(device.commands[first].at) < rule.level:
-                continue  # a command that spans the level has no siblings in it
-            parent = device.node_of(rule.level - 1)
-            common = (parent[:, None] == parent[None, :]) & ~common
-        a, b = np.nonzero(common)
-        np.maximum.at(gaps, (of_first[a], of_then[b]), rule.gap)
-    return gaps
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._node = [device.node_of(level) for level in range(len(device.levels))]
+        self._rules: dict[tuple[int, int], list[TimingRule]] = {}
+        for rule in device.rules:
+            if rule.window == 1:
+                self._rules.setdefault((rule.first, rule.then), []).append(rule)
+
+    def banks(self, first: int, then: int, *, same_bank: bool = True) -> Table | None:
+        """(banks, banks): least ticks from ``first`` at one bank to ``then`` at another.
+
+        `NEVER` where no rule binds, None if none does at all. ``same_bank=False`` leaves out
+        the rules of the bank level.
+        """
+        bank_level = len(self.device.levels) - 1
+        rules = [r for r in self._rules.get((first, then), ()) if same_bank or r.level != bank_level]
+        if not rules:
+            return None
+        depth = self.device.levels.index(self.device.commands[first].at)
+        gaps = np.full((self.device.n_banks,) * 2, k.NEVER, dtype=np.int64)
+        for rule in rules:
+            node = self._node[rule.level]
+            common = node[:, None] == node[None, :]
+            if rule.sibling:
+                if depth < rule.level:
+                    continue  # a command that spans the level has no siblings in it
+                parent = self._node[rule.level - 1]
+                common = (parent[:, None] == parent[None, :]) & ~common
+            gaps[common] = np.maximum(gaps[common], rule.gap)
+        return gaps
+
+    def units(self, first: int, then: int) -> Table | None:
+        """(units of first, units of then): the same by what one issue addresses."""
+        gaps = self.banks(first, then)
+        if gaps is None:
+            return None
+        device, shape = self.device, (self.device.n_units(first), self.device.n_units(then))
+        if shape == gaps.shape:
+            return gaps
+        by_unit = np.full(shape, k.NEVER, dtype=np.int64)
+        where = np.broadcast_arrays(device.unit_of[first][:, None], device.unit_of[then][None, :])
+        np.maximum.at(by_unit, tuple(where), gaps)
+        return by_unit
 
 
 def refresh_plan(device: Device, mode: str) -> RefreshPlan | None:
@@ -112,6 +135,97 @@ def kernel_for(device: Device) -> Callable[..., Any]:
     return single_bus_kernel(padded_banks(device), int("activate_second" in device.roles))
 
 
+@dataclass(frozen=True)
+class DeviceTables:
+    """What the kernel knows of a device, the same for every channel (see `k.Channel`)."""
+
+    group: Table
+    """(banks,) number of the group whose banks look alike to every other bank."""
+    kind: Table
+    gap: Table
+    pair_offset: Table
+    pair_gap: Table
+    units: Table
+    unit_of: Table
+    bus_cycles: Table
+    windows: int
+    window: Table
+    window_node: Table
+    window_gap: Table
+    window_ring: Table
+    cover_start: Table
+    cover_bank: Table
+
+
+@functools.lru_cache(maxsize=64)
+def device_tables(device: Device) -> DeviceTables:
+    """Tables of a device, built once."""
+    banks, n_banks = device.n_banks, padded_banks(device)
+    n_commands = len(device.commands)
+    roles = [device.roles.get(role, device.roles[KINDS[i % 4]]) for i, role in enumerate(KINDS)]
+    bank_level, gaps = len(device.levels) - 1, Gaps(device)
+
+    # rules between the commands of requests, by bank group and by bank
+    siblings_in_bank = any(r.sibling and r.level == bank_level for r in device.rules)
+    group = np.arange(banks) if siblings_in_bank else device.node_of(max(bank_level - 1, 0))
+    representative = np.unique(group, return_index=True)[1]
+    group_gap = np.full((len(KINDS), 4, len(representative), n_banks), k.NEVER, dtype=np.int64)
+    kind = np.zeros((len(KINDS), k.KIND_FIELDS), dtype=np.int64)
+    kind[:, k.K_COMMAND] = roles
+    kind[:, k.K_BUS_CYCLES] = np.array(device.command_cycles)[roles]
+    kind[:, k.K_BANK_GAP : k.K_BANK_GAP + 4] = k.NEVER
+    for i, first in enumerate(roles):
+        for j, then in enumerate(roles[:4]):
+            same_bus = not device.dual_command_bus or device.commands[first].bus == device.commands[then].bus
+            implied = device.command_cycles[first] if same_bus else k.NEVER
+            wide, full = gaps.banks(first, then, same_bank=siblings_in_bank), gaps.banks(first, then)
+            if wide is not None and (wide[representative] > implied).any():
+                kind[i, k.K_WIDE + j] = 1
+                group_gap[i, j, :, :banks] = wide[representative]
+            if full is not None and (wide is None or full[0, 0] > wide[0, 0]):
+                kind[i, k.K_BANK_GAP + j] = full[0, 0]
+
+    # all pairs, for commands issued by their table row alone
+    pair_offset = np.full((n_commands, n_commands), -1, dtype=np.int64)
+    pairs: list[Table] = [np.zeros(0, dtype=np.int64)]
+    units = np.array([device.n_units(c) for c in range(n_commands)], dtype=np.int64)
+    units[roles[:4]] = n_banks
+    for first in range(n_commands):
+        for then in range(n_commands):
+            table = gaps.units(first, then)
+            if table is not None:
+                pair_offset[first, then] = sum(map(len, pairs))
+                padding = [(0, units[c] - n) for c, n in zip((first, then), table.shape, strict=True)]
+                pairs.append(np.pad(table, padding, constant_values=k.NEVER).ravel())
+
+    windows = [rule for rule in device.rules if rule.window > 1]
+    n_windows, longest = max(len(windows), 1), max((rule.window for rule in windows), default=1)
+    window = np.full((n_windows, k.WINDOW_FIELDS), -1, dtype=np.int64)
+    window_node = np.zeros((n_windows, n_banks), dtype=np.int64)
+    window_gap = np.full((n_windows, len(representative), n_banks), k.NEVER, dtype=np.int64)
+    ring = np.full((n_windows, banks, longest + 1), k.NEVER, dtype=np.int64)
+    for w, rule in enumerate(windows):
+        window[w] = rule.first, rule.then, rule.window, rule.gap
+        node = device.node_of(rule.level)
+        window_node[w, :banks] = node
+        window_gap[w, :, :banks][node[representative][:, None] == node[None, :]] = rule.gap
+        ring[w, :, rule.window] = 0  # place of the oldest
+
+    # banks of every unit, command after command
+    cover_start = np.zeros((n_commands, int(units.max()) + 1), dtype=np.int64)
+    cover = [np.argsort(of, kind="stable") for of in device.unit_of]
+    for c, of in enumerate(device.unit_of):
+        ends = np.cumsum(np.bincount(of)) + c * banks
+        cover_start[c, 0], cover_start[c, 1 : len(ends) + 1] = c * banks, ends
+    return DeviceTables(
+        group=group, kind=kind, gap=group_gap.ravel(), pair_offset=pair_offset,
+        pair_gap=np.concatenate(pairs), units=units, unit_of=np.stack(device.unit_of),
+        bus_cycles=np.array(device.command_cycles, dtype=np.int64), windows=len(windows), window=window,
+        window_node=window_node, window_gap=window_gap.ravel(), window_ring=ring,
+        cover_start=cover_start, cover_bank=np.concatenate(cover).astype(np.int64),
+    )  # fmt: skip
+
+
 def new_channel(
     device: Device,
     config: ControllerConfig,
@@ -130,77 +244,9 @@ def new_channel(
         completions: record requests.
     """
     _check(device, config)
+    tables = device_tables(device)
     banks, n_banks = device.n_banks, padded_banks(device)
-    n_commands = len(device.commands)
-    roles = [device.roles.get(role, device.roles[KINDS[i % 4]]) for i, role in enumerate(KINDS)]
     plan = refresh_plan(device, config.refresh)
-    bank_level = len(device.levels) - 1
-
-    # rules between the commands of requests, by bank group and by bank
-    siblings_in_bank = any(r.sibling and r.level == bank_level for r in device.rules)
-    group = np.arange(banks) if siblings_in_bank else device.node_of(max(bank_level - 1, 0))
-    n_groups = int(group.max()) + 1
-    representative = np.array([np.flatnonzero(group == g)[0] for g in range(n_groups)])
-    group_gap = np.full((len(KINDS), 4, n_groups, n_banks), k.NEVER, dtype=np.int64)
-    kind_table = np.zeros((len(KINDS), k.KIND_FIELDS), dtype=np.int64)
-    kind_table[:, k.K_COMMAND] = roles
-    kind_table[:, k.K_BUS_CYCLES] = np.array(device.command_cycles)[roles]
-    kind_table[:, k.K_BANK_GAP : k.K_BANK_GAP + 4] = k.NEVER
-    for kind, first in enumerate(roles):
-        for then_kind, then in enumerate(roles[:4]):
-            wide = pair_gaps(device, first, then, same_bank=siblings_in_bank)
-            same_bus = not device.dual_command_bus or (
-                device.commands[first].bus == device.commands[then].bus
-            )
-            if wide is not None:
-                rows = wide[representative]
-                implied = device.command_cycles[first] if same_bus else k.NEVER + 1
-                if (rows > implied).any():
-                    kind_table[kind, k.K_WIDE + then_kind] = 1
-                    group_gap[kind, then_kind, :, :banks] = rows
-            full = pair_gaps(device, first, then)
-            if full is not None and (wide is None or full[0, 0] > wide[0, 0]):
-                kind_table[kind, k.K_BANK_GAP + then_kind] = full[0, 0]
-
-    # all pairs, for commands issued by their table row alone
-    pair_offset = np.full((n_commands, n_commands), -1, dtype=np.int64)
-    pairs: list[Table] = []
-    offset = 0
-    hot = set(roles[:4])
-    for first in range(n_commands):
-        for then in range(n_commands):
-            gaps = pair_gaps(device, first, then)
-            if gaps is not None:
-                if then in hot:
-                    gaps = np.pad(gaps, ((0, 0), (0, n_banks - banks)), constant_values=k.NEVER)
-                pair_offset[first, then] = offset
-                pairs.append(gaps.ravel())
-                offset += gaps.size
-    units = np.array([device.n_units(c) for c in range(n_commands)], dtype=np.int64)
-    units[list(hot)] = n_banks
-
-    windows = [rule for rule in device.rules if rule.window > 1]
-    n_windows, longest = max(len(windows), 1), max((rule.window for rule in windows), default=1)
-    window = np.full((n_windows, k.WINDOW_FIELDS), -1, dtype=np.int64)
-    window_node = np.zeros((n_windows, n_banks), dtype=np.int64)
-    window_gap = np.full((n_windows, n_groups, n_banks), k.NEVER, dtype=np.int64)
-    ring = np.full((n_windows, banks, longest + 1), k.NEVER, dtype=np.int64)
-    for w, rule in enumerate(windows):
-        window[w] = rule.first, rule.then, rule.window, rule.gap
-        node = device.node_of(rule.level)
-        window_node[w, :banks] = node
-        window_gap[w, :, :banks][node[representative][:, None] == node[None, :]] = rule.gap
-        ring[w, :, rule.window] = 0  # place of the oldest
-
-    cover_start = np.zeros((n_commands, int(units.max()) + 1), dtype=np.int64)
-    cover: list[Table] = []
-    at = 0
-    for c in range(n_commands):
-        for u in range(device.n_units(c)):
-            cover_start[c, u] = at
-            cover.append(device.banks_of(c, u))
-            at += len(cover[-1])
-            cover_start[c, u + 1] = at
 
     r = np.zeros(k.SCALARS, dtype=np.int64)
     r[k.C_READ_QUEUE], r[k.C_WRITE_QUEUE] = config.read_queue, config.write_queue
@@ -213,8 +259,8 @@ def new_channel(
     r[k.C_TIMEOUT] = config.page_timeout
     r[k.C_READ_LATENCY], r[k.C_WRITE_LATENCY] = device.read_latency, device.write_latency
     r[k.C_LOG], r[k.C_COMPLETIONS] = log, completions
-    r[k.C_WINDOWS], r[k.C_COMMANDS] = len(windows), n_commands
-    r[k.C_GROUPS], r[k.C_MAX_UNITS] = n_groups, units.max()
+    r[k.C_WINDOWS], r[k.C_COMMANDS] = tables.windows, len(device.commands)
+    r[k.C_GROUPS], r[k.C_MAX_UNITS] = tables.group.max() + 1, tables.units.max()
     fields = np.zeros((3, -(-len(slices) // LANES) * LANES), dtype=np.int64)
     fields[:, : len(slices)] = np.asarray(slices).T
     r[k.C_SLICES] = fields.shape[1]
@@ -241,7 +287,7 @@ def new_channel(
     bank = np.full((n_banks, k.BANK_FIELDS), -1, dtype=np.int64)
     bank[:, k.B_OPEN_ROW] = k.CLOSED
     bank[:, k.B_LAST_COLUMN] = 0
-    bank[:banks, k.B_GROUP] = group
+    bank[:banks, k.B_GROUP] = tables.group
     bank[:banks, k.B_NODE] = device.node_of(device.refresh_at)
     refresh_nodes = int(device.node_of(device.refresh_at).max()) + 1
 
@@ -250,16 +296,15 @@ def new_channel(
 
     return k.Channel(
         r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF),
-        offers=full(4 * -(-n_banks // 64)), pool=pool,
-        kind=kind_table, gap=group_gap.ravel(), window=window, window_node=window_node,
-        window_ring=ring, window_gap=window_gap.ravel(),
-        last_issue=full(n_commands * int(units.max()), k.NEVER), book=full(k.BOOK),
-        slices=fields.ravel(), pair_offset=pair_offset,
-        pair_gap=np.concatenate([full(0), *pairs]), units=units, unit_of=np.stack(device.unit_of),
-        bus_cycles=np.array(device.command_cycles, dtype=np.int64),
+        offers=full(4 * -(-n_banks // 64)), pool=pool, kind=tables.kind, gap=tables.gap,
+        window=tables.window, window_node=tables.window_node, window_ring=tables.window_ring.copy(),
+        window_gap=tables.window_gap,
+        last_issue=full(len(device.commands) * int(tables.units.max()), k.NEVER),
+        book=full(k.BOOK), slices=fields.ravel(), pair_offset=tables.pair_offset, pair_gap=tables.pair_gap,
+        units=tables.units, unit_of=tables.unit_of, bus_cycles=tables.bus_cycles,
         refresh_units=plan.rounds.ravel() if plan else full(1),
-        cover_start=cover_start, cover_bank=np.concatenate(cover).astype(np.int64), pending=full(4096),
-        node=full((refresh_nodes, 3)), command_count=full(n_commands),
+        cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=full(4096),
+        node=full((refresh_nodes, 3)), command_count=full(len(device.commands)),
     )  # fmt: skip
 
 
