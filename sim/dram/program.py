@@ -459,7 +459,8 @@ class _Parser:
         host = self.host(data["host"], ("host",)) if data.get("host") is not None else None
         return Program(
             device=data["device"], groups=groups, name=str(data.get("name", "")),
-            overrides=dict(overrides), refresh=refresh, first_refresh=first_refresh, host=host, file=self.file,
+            overrides=dict(overrides), refresh=refresh, first_refresh=first_refresh, host=host,
+            file=self.file,
         )  # fmt: skip
 
     def group(self, data: Any, keys: Keys) -> ChannelGroup:

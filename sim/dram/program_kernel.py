@@ -37,18 +37,21 @@ bank row, opener and when; commands queued by a refresh; per loop its cycle dete
 it has saved; when host requests were served; the command log."""
 
 (K_BANKS, K_WORDS, K_UNITS, K_POLICY, K_INTERVAL, K_ROWS, K_TICKS, K_PLUS, K_LOG, K_RUNS, K_HOST_FIRST,
- K_ENTER, K_RULES, K_FENCES, K_COUNTS, K_WORD, K_STAT, K_CAUSES, K_PHASES, K_OPEN_CYCLES, K_LAST, K_UNIT_MASK,
- K_REFRESH, K_REFRESH_STEP, K_CLOSE_ALL, K_CLOSE_ALL_STEP, K_CLOSE, K_CLOSE_STEP, K_OPEN, K_OPEN_STEP,
- K_READ, K_READ_STEP, K_WRITE, K_WRITE_STEP, CONFIG) = range(35)  # fmt: skip
+ K_ENTER, K_RULES, K_FENCES, K_COUNTS, K_WORD, K_STAT, K_CAUSES, K_PHASES, K_OPEN_CYCLES, K_LAST,
+ K_UNIT_MASK, K_CLOSED_UNITS, K_REFRESH, K_REFRESH_STEP, K_CLOSE_ALL, K_CLOSE_ALL_STEP, K_CLOSE,
+ K_CLOSE_STEP, K_OPEN, K_OPEN_STEP, K_READ, K_READ_STEP, K_WRITE, K_WRITE_STEP,
+ CONFIG) = range(36)  # fmt: skip
 # K_FENCES, K_WORD .. K_LAST: where parts of the state vector begin; K_COUNTS: where loop counts begin
-# in a stream; K_UNIT_MASK: where the masks of refresh units begin in the plan; K_REFRESH ...: target
-# of the command at unit 0 (-1: there is none), and from one unit's to the next
+# in a stream; K_UNIT_MASK: where the masks of refresh units begin in the plan; K_CLOSED_UNITS: refresh
+# units that K_CLOSE_ALL closes; K_REFRESH ...: target of the command at unit 0 (-1: there is none), and
+# from one unit's to the next
 
 # kinds of operations
 (ISSUE, LOOP, LOOP_END, FENCE, WAIT, UNTIL, FORK, STREAM_END, REFRESH, YIELD, SERVE, RETURN, PHASE,
  HALT) = range(14)  # fmt: skip
 (O_KIND, O_TARGET, O_ROW, O_COLUMN, O_TARGET_STEP, O_ROW_STEP, O_COLUMN_STEP, O_TARGET_TERMS, O_ROW_TERMS,
- O_COLUMN_TERMS, O_TERMS_END, O_REPEAT, O_CHECK, O_RUN, O_A, O_B, O_C, O_D, O_E, O_WIDTH) = range(20)  # fmt: skip
+ O_COLUMN_TERMS, O_TERMS_END, O_REPEAT, O_CHECK, O_RUN, O_A, O_B, O_C, O_D, O_E,
+ O_WIDTH) = range(20)  # fmt: skip
 # ISSUE, UNTIL: target = O_TARGET + terms + O_TARGET_STEP * repetition, row and column alike (far below
 #   zero if not given); O_CHECK: its row must be the open one; O_RUN: its repetitions are alike but
 #   for row and column
@@ -219,18 +222,18 @@ def _queue(register, queue, target, row, bound):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _queue_reopening(config, plan, now, register, bank, queue, unit):
-    """Queue what opens the unit's open rows again, in the order in which they were opened."""
-    mine = config[K_UNIT_MASK] + unit * config[K_WORDS]
+def _queue_reopening(config, plan, now, register, bank, queue, closing):
+    """Queue what opens the rows again that a command closes, in the order they were opened."""
+    mine = closing + plan[closing + G_MASK]
     after, zero = np.int64(-1), np.int64(0)
     while True:
         first = np.int64(-1)
         for b in range(config[K_BANKS]):
             w = b // WORD_BITS
-            if plan[mine + w] >> (b - w * WORD_BITS) & 1 and _is_open(config, now, b):
-                if bank[b, B_SEQUENCE] > after:
-                    if first < 0 or bank[b, B_SEQUENCE] < bank[first, B_SEQUENCE]:
-                        first = np.int64(b)
+            later = bank[b, B_SEQUENCE] > after and _is_open(config, now, b)
+            later = later and plan[mine + w] >> (b - w * WORD_BITS) & 1 != 0
+            if later and (first < 0 or bank[b, B_SEQUENCE] < bank[first, B_SEQUENCE]):
+                first = np.int64(b)
         if first < 0:
             return True
         after, target = bank[first, B_SEQUENCE], bank[first, B_OPENER]
@@ -278,13 +281,13 @@ def _queue_refreshes(config, plan, now, register, bank, queue, tick, at_point):
         if at_point or (legal and closed):
             _queue(register, queue, target, absent, due)
             return True
-        if config[K_POLICY] == CLOSE_REOPEN and legal and owed >= POSTPONED:
-            if _forbidden_bank(config, plan, now, mask, CLOSED | OPEN) < 0:
-                close = config[K_CLOSE_ALL] + unit * config[K_CLOSE_ALL_STEP]
-                _queue(register, queue, close, absent, zero)
-                for i in range(owed):
-                    _queue(register, queue, target, absent, due + i * interval)
-                return _queue_reopening(config, plan, now, register, bank, queue, unit)
+        may_close = legal and _forbidden_bank(config, plan, now, mask, CLOSED | OPEN) < 0
+        if config[K_POLICY] == CLOSE_REOPEN and may_close and owed >= POSTPONED:
+            close = config[K_CLOSE_ALL] + unit // config[K_CLOSED_UNITS] * config[K_CLOSE_ALL_STEP]
+            _queue(register, queue, close, absent, zero)
+            for i in range(owed):
+                _queue(register, queue, target, absent, due + i * interval)
+            return _queue_reopening(config, plan, now, register, bank, queue, close)
     return True
 
 
@@ -507,7 +510,7 @@ def _next_stream(config, op, term, plan, now, register, stream):
         target = op[pc, O_TARGET] + stream[s, P_REPEAT] * op[pc, O_TARGET_STEP]
         target += _terms(op, term, stream, pc, s, O_TARGET_TERMS)
         bound = now[config[K_FENCES] + F_WIDTH * s + F_BOUND]
-        tick, cause, base = _earliest(config, plan, now, target, bound, stream[s, P_CAUSE])
+        tick = _earliest(config, plan, now, target, bound, stream[s, P_CAUSE])[0]
         if tick < soonest:
             chosen, soonest = np.int64(s), tick
     return chosen
@@ -629,11 +632,12 @@ def execute(tb, st):
                     _fork(config, op, now, register, stream, pc)
                 elif step == YIELD:
                     n = register[R_HOST]
-                    final = op[pc, O_A] == ALL
-                    if n < len(host) and (final or config[K_HOST_FIRST]):
-                        if final or host[n, H_ARRIVAL] <= _free(config, now, number):
-                            register[R_RETURN], register[R_QUANTUM] = pc + 1, op[pc, O_A]
-                            stream[number, P_PC] = config[K_ENTER]
+                    serve = op[pc, O_A] == ALL
+                    if not serve and config[K_HOST_FIRST] and n < len(host):
+                        serve = host[n, H_ARRIVAL] <= _free(config, now, number)
+                    if serve and n < len(host):
+                        register[R_RETURN], register[R_QUANTUM] = pc + 1, op[pc, O_A]
+                        stream[number, P_PC] = config[K_ENTER]
                 elif step == RETURN:
                     stream[number, P_PC] = register[R_RETURN]
                 elif step == REFRESH and policy == DECLARED:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neardata.arch.dram import Device, TimingRule
-from neardata.arch.dram.standard import Command
 from neardata.arch.errors import InputError, nearest
 from neardata.sim.dram import program_kernel as k
 from neardata.sim.dram.program import (
@@ -152,9 +151,11 @@ class _Builder:
             if role not in self.device.roles:
                 raise InputError(f"{self.device.name} has no command for {role}", key="refresh")
             roles[role] = self.number(self.device.roles[role])
-        for role in ("refresh_all", "precharge_all"):
-            if role in roles and self._depth(self.device.roles[role]) != self.device.refresh_at:
-                raise InputError(f"{role} of {self.device.name} is not at its refresh level", key="refresh")
+        refresh_at = self.device.refresh_at
+        if "refresh_all" in roles and self._depth(self.device.roles["refresh_all"]) != refresh_at:
+            raise InputError(f"{self.device.name} does not refresh at its refresh level", key="refresh")
+        if "precharge_all" in roles and self._depth(self.device.roles["precharge_all"]) > refresh_at:
+            raise InputError(f"{self.device.name} cannot close all that it refreshes at once", key="refresh")
         return roles
 
     def number(self, command: int) -> int:
@@ -380,6 +381,8 @@ class _Builder:
             number = self.roles.get(role)
             config[column] = -1 if number is None else first[number]
             config[column + 1] = 0 if number is None else step[number]
+        if "precharge_all" in self.roles:
+            config[k.K_CLOSED_UNITS] = units // device.n_units(device.roles["precharge_all"])
         term = np.array(self.terms, dtype=np.int64).reshape(-1, 2)
         for row in self.ops:
             if row[k.O_KIND] in (k.ISSUE, k.UNTIL):
