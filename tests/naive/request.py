@@ -295,10 +295,8 @@ class Controller:
     def _allowed_while_activating(self, request: Request, command: int) -> bool:
         if command == self.activate_second:
             return False  # only its owner issues it
-        if not self.activating or self.banks.column[command]:
-            return True
         if command == self.activate:
-            return False
+            return not self.activating
         return not any(a.bank in self.banks.targets(command, request.bank) for a in self.activating)
 
     def _second_half(self, second: int, due: int | None = None) -> Choice | None:
