@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError
 from neardata.sim.dram.command_log import CommandLog
+from neardata.sim.dram.energy import EnergyReport, energy
 from neardata.sim.dram.program import ChannelGroup, Keys, Program, RefreshPolicy
 
 SLICE = 20_000_000
@@ -139,6 +140,12 @@ class ProgramReport:
     def internal_gb_per_s(self) -> float:
         """`internal_bytes` over the time of the run, decimal GB/s."""
         return self.internal_bytes / self.time_ns if self.cycles else 0.0
+
+    @property
+    def energy(self) -> EnergyReport | None:
+        """Of all channels; None for a device without energy values."""
+        opened = sum(group.open_cycles * group.channels for group in self.groups)
+        return energy(self.device, self.command_counts, opened, self.cycles, self.channels)
 
     @property
     def jumped_periods(self) -> int:
