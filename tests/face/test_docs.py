@@ -54,7 +54,7 @@ def test_the_example_program_runs(capsys, tmp_path):
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("t.trace.gz").write_text("LD 0x40\nST 0x80\n")
-    for document in ("README.md", "docs/traces.md"):
+    for document in ("README.md", "docs/traces.md", "docs/pim.md"):
         for example in blocks(document, "python"):
             exec(example, {})
     assert capsys.readouterr().out

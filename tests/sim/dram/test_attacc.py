@@ -108,9 +108,10 @@ def test_folded_channels():
 
 def test_softmax_delays_its_weights():
     """With one head a channel nothing hides the softmax; with two, the other head's scores do."""
-    assert run_program(attention(16, 2048)).cycles + 126 == run_program(
-        attention(16, 2048, softmax_cycles=16)
-    ).cycles  # 8 steps of 16 cycles instead of the bus's 2
+    assert (
+        run_program(attention(16, 2048)).cycles + 126
+        == run_program(attention(16, 2048, softmax_cycles=16)).cycles
+    )  # 8 steps of 16 cycles instead of the bus's 2
     pair = run_program(attention(32, 2048)).cycles
     assert run_program(attention(32, 2048, softmax_cycles=16)).cycles == pair
 

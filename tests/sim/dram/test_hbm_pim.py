@@ -73,9 +73,9 @@ def test_commands_of_pimsimulator():
         if row["command"] in ("RD", "WR")
     ]
     # row commands too, but for one: the tool opens the GRF's row ahead of the last MAC of a tile
-    row_commands = [(int(log.cycle[i]), kind[mine[i][0]], int(log.unit[i])) for i in inside if mine[i][0] in "AP"]
+    ours = [(int(log.cycle[i]), kind[mine[i][0]], int(log.unit[i])) for i in inside if mine[i][0] in "AP"]
     theirs = [(int(r["cycle"]), r["command"], int(r["bank"])) for r in rows if r["command"] in ("ACT", "PRE")]
-    assert set(row_commands) ^ set(theirs) == {(496, "ACT", 1), (503, "ACT", 1)}
+    assert set(ours) ^ set(theirs) == {(496, "ACT", 1), (503, "ACT", 1)}
 
 
 @pytest.mark.parametrize("device", ["hbm-pim", "hbm-pim-asbuilt"])
@@ -164,7 +164,7 @@ def test_pim_command_outside_its_mode():
     program = Program.from_dict(
         {"device": "hbm-pim", "body": [{"RDPIM": {"bank": 0, "row": 0, "column": 0}}]}
     )
-    with pytest.raises(InputError, match="RDPIM.*cycle 1"):
+    with pytest.raises(InputError, match=r"RDPIM.*cycle 1"):
         run_program(program)
 
 
@@ -173,7 +173,7 @@ def test_ordinary_command_in_hab_mode():
     enter = [{"ACT": {**bank, "row": 0x17FF}}, {"WRHAB": {**bank, "row": 0x17FF, "column": 31}}]
     other = {"bank_group": 1, "pim_unit": 0, "bank": 0}
     program = Program.from_dict({"device": "hbm-pim", "body": [*enter, {"ACT": {**other, "row": 1}}]})
-    with pytest.raises(InputError, match="ACT.*HAB"):
+    with pytest.raises(InputError, match=r"ACT.*HAB"):
         run_program(program)
 
 
