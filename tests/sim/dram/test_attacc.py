@@ -150,3 +150,15 @@ def test_checker_tells_the_missing_trp():
 def test_bad_sizes(arguments, message):
     with pytest.raises(InputError, match=message):
         attention(**arguments)
+
+
+def test_energy_of_a_byte():
+    """Rows, cells and multiply-adds take what the literature gives a byte, rows being used in full."""
+    report = run_program(attention(188, 2048))
+    assert report.energy is not None
+    items = report.energy.items_pj
+    per_bit, multiply_add = 0.11 + 0.44, 0.32 / 2  # pJ per bit; pJ per byte of FP16
+    work = (items["ACTAB"] + items["MACAB"]) / report.internal_bytes
+    assert work == pytest.approx(8 * per_bit + multiply_add, rel=1e-3)
+    assert report.energy.status == "literature"
+    assert report.energy.unmodelled == ("SFM",)

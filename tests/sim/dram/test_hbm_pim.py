@@ -160,6 +160,18 @@ def log_columns(log: CommandLog) -> tuple[np.ndarray, ...]:
     return log.cycle, log.command, log.unit, log.row, log.column, log.kind
 
 
+def test_energy_of_a_gemv():
+    report = run_program(gemv(4096, 4096))
+    assert report.energy is not None
+    items, counts = report.energy.items_pj, report.command_counts
+    # FGDRAM's 0.44 pJ for a bit from the cells, 0.32 pJ for a multiply-add, 0.11 pJ for a bit of a row
+    assert items["RDPIM"] / report.internal_bytes == pytest.approx(8 * 0.44 + 0.32 / 2, rel=0.02)
+    assert items["ACTHAB"] / counts["ACTHAB"] == pytest.approx(8 * 8192 * 0.11, rel=1e-3)
+    bursts = sum(n for name, n in counts.items() if name.startswith(("RD", "WR")))
+    assert items["I/O"] == pytest.approx(bursts * 256 * 0.8)
+    assert report.energy.unmodelled == ()
+
+
 def test_pim_command_outside_its_mode():
     program = Program.from_dict(
         {"device": "hbm-pim", "body": [{"RDPIM": {"bank": 0, "row": 0, "column": 0}}]}
