@@ -8,6 +8,7 @@ A program is YAML (or JSON, or a Python dictionary of the same form)::
     channels: 32                   # channels that run `body`, all alike (default 1)
     refresh: all-bank              # none | all-bank | declared | close-reopen
     first_refresh: 1950            # optional: when the first one falls due (default nREFI)
+    owed: 1                        # optional: refreshes owed before close-reopen closes rows (8)
     body:
       - phase: load                # a name: the report tells the cycles of each phase
         body:
@@ -62,8 +63,9 @@ device's mode forbids is an error that names the command, the loop position and 
 level. ``all-bank``: wherever a refresh is due by the cycle in which the next command could issue,
 the unit's banks are closed and the mode allows it, it goes first. ``declared``: only at
 ``refresh`` steps. ``close-reopen``: as ``all-bank``, and when eight are owed (JESD79-4 4.24: at
-most eight may be postponed) the open rows are closed, all owed refreshes done, and the rows
-opened again with the commands that had opened them. Without that, owing a ninth is an error.
+most eight may be postponed; ``owed`` sets a lower number) the open rows are closed, all owed
+refreshes of the units so closed done, and the rows opened again with the commands that had opened
+them. Without that, owing a ninth is an error.
 
 **Host requests** (``host:`` section) share the device with the program; see `HostTraffic`.
 """
@@ -85,6 +87,9 @@ FenceKind = Literal["reads", "data", "all"]
 FENCE_KINDS: tuple[FenceKind, ...] = ("reads", "data", "all")
 
 Keys = tuple[str | int, ...]
+
+MOST_OWED = 8
+"""Refreshes that may be postponed (JESD79-4 4.24)."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +295,8 @@ class Program:
     first_refresh: int | None = None
     """Clock cycle in which the first refresh falls due (None: after one interval); earlier
     where the refreshes of ranks or channels are staggered."""
+    owed: int = MOST_OWED
+    """Refreshes owed before ``close-reopen`` closes rows."""
     host: HostTraffic | None = None
     file: ConfigFile | None = field(default=None, compare=False, repr=False)
 
@@ -327,6 +334,8 @@ class Program:
             out["refresh"] = self.refresh
         if self.first_refresh is not None:
             out["first_refresh"] = self.first_refresh
+        if self.owed != MOST_OWED:
+            out["owed"] = self.owed
         if self.host is not None:
             out["host"] = _host_dict(self.host)
         if len(self.groups) == 1 and not self.groups[0].name:
@@ -429,7 +438,8 @@ class _Parser:
 
     def program(self, data: Any) -> Program:
         allowed = (
-            "name", "device", "overrides", "channels", "refresh", "first_refresh", "host", "body", "groups",
+            "name", "device", "overrides", "channels", "refresh", "first_refresh", "owed", "host", "body",
+            "groups",
         )  # fmt: skip
         self._known(data, allowed, ())
         if not isinstance(data.get("device"), str):
@@ -445,6 +455,11 @@ class _Parser:
         first_refresh = data.get("first_refresh")
         if first_refresh is not None:
             self._integer(first_refresh, 1, ("first_refresh",))
+        owed = self._integer(data.get("owed", MOST_OWED), 1, ("owed",))
+        if owed > MOST_OWED:
+            raise self.error(f"at most {MOST_OWED} refreshes may be owed, got {owed}", ("owed",))
+        if "owed" in data and refresh != "close-reopen":
+            raise self.error("goes with 'refresh: close-reopen' only", ("owed",))
         if ("groups" in data) == ("body" in data):
             raise self.error("give either 'body' or 'groups'", ())
         if "groups" in data:
@@ -459,8 +474,8 @@ class _Parser:
         host = self.host(data["host"], ("host",)) if data.get("host") is not None else None
         return Program(
             device=data["device"], groups=groups, name=str(data.get("name", "")),
-            overrides=dict(overrides), refresh=refresh, first_refresh=first_refresh, host=host,
-            file=self.file,
+            overrides=dict(overrides), refresh=refresh, first_refresh=first_refresh, owed=owed,
+            host=host, file=self.file,
         )  # fmt: skip
 
     def group(self, data: Any, keys: Keys) -> ChannelGroup:

@@ -76,6 +76,7 @@ class NaiveChannel:
         self.main = Stream()
         self.depart: list[int] = []
         self.units = int(device.node_of(device.refresh_at).max()) + 1
+        self.owed = program.owed
         first = program.first_refresh
         interval = device.ticks("nREFI") if refresh != "none" else 0
         self.due = [interval if first is None else first * device.ticks_per_clock] * self.units
@@ -141,7 +142,7 @@ class NaiveChannel:
         self.check(head)
         banks = device.banks_of(head.command, head.unit).tolist()
         row = head.row
-        if row < 0 and spec.row_hit:
+        if row < 0 and (spec.row_hit or "activating" in spec.needs):
             row = self.row[banks[0]]
         self.rows.append((tick, head.command, head.unit, row, head.column, kind))
         self.issued.setdefault(head.command, []).append((tick, head.unit))
@@ -212,12 +213,12 @@ class NaiveChannel:
             if owed > POSTPONED:
                 raise Illegal("refresh late")
             half_open = any(self.state[bank] == "activating" for bank in self.unit_banks(unit))
-            if self.refresh == "close-reopen" and legal and not half_open and owed >= POSTPONED:
-                self.close_refresh_reopen(unit, owed)
+            if self.refresh == "close-reopen" and legal and not half_open and owed >= self.owed:
+                self.close_refresh_reopen(unit, tick)
                 return True
         return False
 
-    def close_refresh_reopen(self, unit: int, owed: int) -> None:
+    def close_refresh_reopen(self, unit: int, tick: int) -> None:
         close = self.device.roles["precharge_all"]
         target = int(self.device.unit_of[close][self.unit_banks(unit)[0]])
         span = self.device.banks_of(close, target).tolist()
@@ -225,8 +226,10 @@ class NaiveChannel:
         openers = {bank: self.opener[bank] for bank in was_open}
         rows = {bank: self.row[bank] for bank in was_open}
         self.maintain("precharge_all", target, 0)
-        for _ in range(owed):
-            self.refresh_unit(unit)
+        units = [u for u in range(self.units) if set(self.unit_banks(u)) <= set(span)]
+        due = [(n, u) for u in units for n in range(1 + (tick - self.due[u]) // self.device.ticks("nREFI"))]
+        for _, u in sorted(due):
+            self.refresh_unit(u)
         for opener in sorted({o for o in openers.values() if o is not None}):
             _, command, target = opener
             banks = self.device.banks_of(command, target).tolist()

@@ -39,6 +39,8 @@ class RandomProgram:
         out: dict[str, Any] = {"device": self.device.name, "refresh": self.rng.choice(policies)}
         if out["refresh"] != "none" and self.rng.random() < 0.3:
             out["first_refresh"] = self.rng.randint(1, 500)
+        if out["refresh"] == "close-reopen" and self.rng.random() < 0.5:
+            out["owed"] = self.rng.randint(1, 8)
         out["body"] = self.body(self.rng.randint(2, 5), {}, depth=0)
         if host:
             out["host"] = {
