@@ -39,12 +39,12 @@ it has saved; when host requests were served; the command log."""
 (K_BANKS, K_WORDS, K_UNITS, K_POLICY, K_INTERVAL, K_ROWS, K_TICKS, K_PLUS, K_LOG, K_RUNS, K_HOST_FIRST,
  K_ENTER, K_RULES, K_FENCES, K_COUNTS, K_WORD, K_STAT, K_CAUSES, K_PHASES, K_OPEN_CYCLES, K_LAST,
  K_UNIT_MASK, K_CLOSED_UNITS, K_REFRESH, K_REFRESH_STEP, K_CLOSE_ALL, K_CLOSE_ALL_STEP, K_CLOSE,
- K_CLOSE_STEP, K_OPEN, K_OPEN_STEP, K_READ, K_READ_STEP, K_WRITE, K_WRITE_STEP,
- CONFIG) = range(36)  # fmt: skip
+ K_CLOSE_STEP, K_OPEN, K_OPEN_STEP, K_READ, K_READ_STEP, K_WRITE, K_WRITE_STEP, K_OWED,
+ CONFIG) = range(37)  # fmt: skip
 # K_FENCES, K_WORD .. K_LAST: where parts of the state vector begin; K_COUNTS: where loop counts begin
 # in a stream; K_UNIT_MASK: where the masks of refresh units begin in the plan; K_CLOSED_UNITS: refresh
 # units that K_CLOSE_ALL closes; K_REFRESH ...: target of the command at unit 0 (-1: there is none), and
-# from one unit's to the next
+# from one unit's to the next; K_OWED: refreshes owed before rows are closed for them
 
 # kinds of operations
 (ISSUE, LOOP, LOOP_END, FENCE, WAIT, UNTIL, FORK, STREAM_END, REFRESH, YIELD, SERVE, RETURN, PHASE,
@@ -282,11 +282,16 @@ def _queue_refreshes(config, plan, now, register, bank, queue, tick, at_point):
             _queue(register, queue, target, absent, due)
             return True
         may_close = legal and _forbidden_bank(config, plan, now, mask, CLOSED | OPEN) < 0
-        if config[K_POLICY] == CLOSE_REOPEN and may_close and owed >= POSTPONED:
-            close = config[K_CLOSE_ALL] + unit // config[K_CLOSED_UNITS] * config[K_CLOSE_ALL_STEP]
+        if config[K_POLICY] == CLOSE_REOPEN and may_close and owed >= config[K_OWED]:
+            together = config[K_CLOSED_UNITS]
+            close = config[K_CLOSE_ALL] + unit // together * config[K_CLOSE_ALL_STEP]
             _queue(register, queue, close, absent, zero)
-            for i in range(owed):
-                _queue(register, queue, target, absent, due + i * interval)
+            first = unit // together * together
+            for i in range(POSTPONED + 1):  # what all units that this closes owe, in turn
+                for u in range(first, first + together):
+                    bound = now[T_DUE + u] + i * interval
+                    if bound <= tick:
+                        _queue(register, queue, config[K_REFRESH] + u * config[K_REFRESH_STEP], absent, bound)
             return _queue_reopening(config, plan, now, register, bank, queue, close)
     return True
 
@@ -420,7 +425,7 @@ def _repeat(config, plan, now, register, target, times):
         for unit in range(config[K_UNITS]):
             mask = config[K_UNIT_MASK] + unit * config[K_WORDS]
             closed = _forbidden_bank(config, plan, now, mask, CLOSED) < 0
-            late = 0 if legal and closed else (POSTPONED - 1) * config[K_INTERVAL]
+            late = 0 if legal and closed else (config[K_OWED] - 1) * config[K_INTERVAL]
             limit = min(limit, now[T_DUE + unit] + late)
     first, zero, done = now[T_PREVIOUS], np.int64(0), np.int64(0)
     causes, edge = config[K_CAUSES], plan[target + G_EDGE]

@@ -424,6 +424,7 @@ class _Builder:
         config[k.K_HOST_FIRST] = self.host is not None and self.host.policy == "host-first"
         config[k.K_ENTER], config[k.K_RULES] = enter, rules
         config[k.K_COUNTS] = k.P_INDEX + self.depths
+        config[k.K_OWED] = self.program.owed
 
         config[k.K_FENCES] = k.T_DUE + 2 * units
         config[k.K_WORD] = config[k.K_FENCES] + k.F_WIDTH * (self.widest_fork + 1)
@@ -512,7 +513,7 @@ class _Builder:
             register=register,
             stream=stream,
             bank=bank,
-            queue=zeros(2 * banks + k.POSTPONED + 4, k.Q_WIDTH),
+            queue=zeros(2 * banks + (k.POSTPONED + 1) * int(config[k.K_UNITS]) + 4, k.Q_WIDTH),
             brent=zeros(levels, k.D_WIDTH),
             saved=zeros(levels, len(now) + openers),
             depart=zeros(len(tables.host)),
