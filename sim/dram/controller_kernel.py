@@ -478,6 +478,89 @@ def must_wait(address, kind, r, book):
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def run_of_hits(
+    b, t, address, is_write, i, n, r, bank, ready, key, offers, pool, kinds, gap, last_issue, command_count,
+    book, slices, n_banks,
+):  # fmt: skip
+    """A run of reads of one open row, the only candidates, each making room for the next request.
+
+    The read queue is full and holds nothing else that could issue. Reads follow at the distance of
+    two reads of a bank, and after each the next request enters, as long as it is one of the run.
+    Returns the number of reads issued, the tick of the last, and the next request.
+    """
+    row, g = bank[b, B_OPEN_ROW], bank[b, B_GROUP]
+    step = max(kinds[RD, K_BANK_GAP + RD], kinds[RD, K_BUS_CYCLES])
+    step = max(step, gap[g * n_banks + b])
+    s, tail = bank[b, B_HIT], bank[b, B_TAIL]
+    age, ident, latency = r[R_AGE], r[R_NEXT_ID], r[C_READ_LATENCY]
+    columns, banks, rows = r[C_COLUMN_BITS], r[C_BANK_BITS], r[C_ROW_BITS]
+    here = row << banks | b
+    issued, last, hits, waited = 0, t, 0, 0
+    # leave the end to the common path, which remembers the reads under way
+    end = min(n - 1, i + r[R_WATCH] - ident - 1)
+    while i < end and t < r[R_NEXT_REFRESH] and is_write[i] == 0 and pool[s, NEXT] >= 0:
+        word = decode(slices, r[C_SLICES], address[i])
+        if (word >> columns) & ((1 << (banks + rows)) - 1) != here or book[filter_slot(address[i])]:
+            break
+        hits += 1 - pool[s, COUNTED]
+        took = t + latency - pool[s, ARRIVE]
+        waited += took
+        if took < HISTOGRAM:
+            book[F_HISTOGRAM + took] += 1
+        else:
+            book[F_HISTOGRAM + HISTOGRAM + min(took >> 10, HISTOGRAM - 1)] += 1
+            r[S_MAX_LATENCY] = max(r[S_MAX_LATENCY], took)
+        following = pool[s, NEXT]
+        pool[following, PREVIOUS] = -1
+        # the next request takes the slot: same row, bank and kind
+        pool[s, COLUMN] = word & ((1 << columns) - 1)
+        pool[s, AGE] = age
+        pool[s, ARRIVE] = t
+        pool[s, ID] = ident
+        pool[s, COUNTED] = 0
+        pool[s, NEXT] = -1
+        pool[s, PREVIOUS] = tail
+        pool[s, ADDRESS] = address[i]
+        pool[tail, NEXT] = s
+        tail = s
+        s = following
+        age += 1
+        ident += 1
+        i += 1
+        issued += 1
+        last = t
+        t += step
+    if issued:
+        bank[b, B_HEAD] = s
+        bank[b, B_HIT] = s
+        bank[b, B_TAIL] = tail
+        bank[b, B_LAST_COLUMN] = last
+        r[R_AGE] = age
+        r[R_NEXT_ID] = ident
+        r[S_READS] += issued
+        r[S_READS_SERVED] += issued
+        r[S_HITS] += hits
+        r[S_LATENCY] += waited
+        r[S_LAST_READ] = last
+        command = after(RD, b, last, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
+        command_count[command] += issued - 1
+        put(key, offers, RD, b, candidate(pool, s, b), n_banks)
+    return issued, last, i
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def only_one(offers, kind, n_banks):
+    """One bank offers a candidate of a kind, and none of another."""
+    if n_banks > 64:
+        return False
+    others = 0
+    for k in range(4):
+        if k != kind:
+            others |= offers[k]
+    return others == 0 and offers[kind] & (offers[kind] - 1) == 0
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def watch_from(r, n):
     """Remember reads from here on: they may be under way when the last of ``n`` more is accepted."""
     r[R_WATCH] = r[R_NEXT_ID] + n - r[C_READ_LATENCY] - 2

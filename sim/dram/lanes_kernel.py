@@ -18,6 +18,7 @@ LANES = 8
 _I64 = ir.IntType(64)
 _VECTOR = ir.VectorType(_I64, LANES)
 _INDEX = ir.Constant(_VECTOR, [ir.Constant(_I64, i) for i in range(LANES)])
+_LEAST, _MOST = (ir.Constant(_VECTOR, [ir.Constant(_I64, v)] * LANES) for v in (-(1 << 63), (1 << 63) - 1))
 _ZERO = ir.Constant(_VECTOR, [ir.Constant(_I64, 0)] * LANES)
 
 
@@ -64,8 +65,7 @@ def least_key(typing_context, ready, key, at, base, odd, shift, n):  # type: ign
         at, base, odd, shift, n = args[2:]
         bases, odds, shifts = (_splat(builder, v) for v in (base, odd, shift))
         even = builder.not_(odds)
-        most = ir.Constant(_VECTOR, [ir.Constant(_I64, (1 << 63) - 1)] * LANES)
-        best = cgutils.alloca_once_value(builder, most)
+        best = cgutils.alloca_once_value(builder, _MOST)
         with cgutils.for_range_slice(builder, _I64(0), n, _I64(LANES), _I64) as (b, _):
             index = builder.add(at, b)
             wait = _max(builder, builder.sub(first.load(index), bases), _ZERO)
@@ -111,8 +111,8 @@ def raise_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lanes = _Table(context, builder, signature.args[0], args[0])
         index, mask = _lane(builder, args[1], args[2])
-        old = lanes.load(index)
-        lanes.store(index, builder.select(mask, _max(builder, old, _splat(builder, args[3])), old))
+        low = builder.select(mask, _splat(builder, args[3]), _LEAST)
+        lanes.store(index, _max(builder, lanes.load(index), low))
         return context.get_dummy_value()
 
     return types.void(table, *(types.int64,) * 3), codegen
@@ -125,7 +125,12 @@ def set_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-de
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lanes = _Table(context, builder, signature.args[0], args[0])
         index, mask = _lane(builder, args[1], args[2])
-        lanes.store(index, builder.select(mask, _splat(builder, args[3]), lanes.load(index)))
+        value = _splat(builder, args[3])
+        # clamped between value and value in the lane, between the extremes elsewhere: a select
+        # would become a masked store, which stalls the next load like a narrow one
+        raised = _max(builder, lanes.load(index), builder.select(mask, value, _LEAST))
+        high = builder.select(mask, value, _MOST)
+        lanes.store(index, _call(builder, "llvm.smin.v8i64", _VECTOR, raised, high))
         return context.get_dummy_value()
 
     return types.void(table, *(types.int64,) * 3), codegen

@@ -9,13 +9,13 @@ from typing import Any
 from numba import njit
 
 from neardata.sim.dram.controller_kernel import (
-    ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, BANK, BANK_MASK, C_ACT2, C_LOG, C_PAGE, C_READ_QUEUE,
+    ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, B_OTHER, BANK, BANK_MASK, C_ACT2, C_COMPLETIONS, C_LOG, C_PAGE, C_READ_QUEUE,
     C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, KIND_SHIFT, LOG_FULL,
     LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG,
     R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
     R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
     issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    must_wait, new_mode, offer, pending_refresh, ready_of, sort_out, switch_mode, watch_from,
+    must_wait, new_mode, offer, only_one, pending_refresh, ready_of, run_of_hits, sort_out, switch_mode, watch_from,
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
         timeout = r[C_PAGE] == PAGE_TIMEOUT
         timed = len(arrival) > 0
         blocked = False
+        entered = False  # a request has entered in this tick
+        plain = not (split or timed or r[C_LOG] or r[C_COMPLETIONS])
         watch_from(r, n)
         stale = True  # the best candidate must be found anew
         best_tick, best_key, best_kind = INF, INF, -1
@@ -52,7 +54,9 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
             if r[C_LOG] and r[R_LOG] > log_limit:
                 status = LOG_FULL
                 break
-            if i < n:
+            if entered:
+                entered = False
+            elif i < n:
                 kind = is_write[i]
                 if blocked:
                     blocked = r[R_READS + kind] >= r[C_READ_QUEUE + kind]
@@ -151,6 +155,18 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     now = best_tick  # nothing else can happen before
                 if best_tick <= now:
                     b = best_key & BANK_MASK
+                    if plain and blocked and best_kind == RD and best_key >= CLASS_BIT:
+                        if only_one(offers, RD, n_banks) and bank[b, B_OTHER] < 0:
+                            issued, last, i = run_of_hits(
+                                b, now, address, is_write, i, n, r, bank, ready, key, offers, pool, kinds,
+                                gap, last_issue, counts, book, slices, n_banks,
+                            )  # fmt: skip
+                            if issued:
+                                r[R_BUS_FREE] = last + kinds[RD, K_BUS_CYCLES]
+                                now = last + 1
+                                entered, stale = True, True
+                                blocked = must_wait(address[i], is_write[i], r, book)
+                                continue
                     if best_kind > WR:
                         row_bank = b
                     elif best_key < CLASS_BIT:

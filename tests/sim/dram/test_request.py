@@ -93,7 +93,19 @@ def compare(device: Device, chunk: RequestChunk, config: ControllerConfig) -> Re
         naive.at_last_accept["avg_read_latency_cycles"]
     )
     assert check(log) == []
+    assert_same_counters(simulate(device, [chunk], config), ours)
     return ours
+
+
+def assert_same_counters(ours: RequestReport, expected: RequestReport) -> None:
+    for counter in (
+        "requests", "reads", "writes", "forwarded_reads", "coalesced_writes", "cycles_to_last_accept",
+        "cycles_to_drain", "row_hits", "row_misses", "row_conflicts", "read_latency_sum", "command_counts",
+        "open_cycles", "at_last_accept",
+    ):  # fmt: skip
+        assert getattr(ours, counter) == getattr(expected, counter), counter
+    np.testing.assert_array_equal(ours.read_latency.counts, expected.read_latency.counts)
+    assert ours.read_latency.maximum == expected.read_latency.maximum
 
 
 def random_case(seed: int) -> tuple[Device, RequestChunk, ControllerConfig]:
@@ -240,6 +252,28 @@ def test_ages_may_be_renewed_at_any_chunk(name: str, monkeypatch: pytest.MonkeyP
     assert_same(
         simulate(device, pieces, config, record_requests=True, record_commands=True, explain=True), expected
     )
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_of_hits_are_taken_exactly(name: str, seed: int) -> None:
+    """Without a record long runs of row hits have a path of their own; with one they do not."""
+    rng = np.random.default_rng(seed)
+    device = load_device(name, {"timing.nREFI": int(rng.integers(1000, 3000))})
+    length, jump = int(rng.choice([40, 90, 400])), device.capacity_bytes // device.burst_bytes // 64
+    line = (np.arange(4000) + np.arange(4000) // length * jump) % (device.capacity_bytes // device.burst_bytes)
+    again = rng.random(4000) < 0.02  # now and then an address just written
+    line[again] = line[np.flatnonzero(again) // 2]
+    chunk = RequestChunk(line * device.burst_bytes, rng.random(4000) < rng.choice([0, 0, 0.01]))
+    config = ControllerConfig(
+        page=str(rng.choice(["open", "closed"])),  # type: ignore[arg-type]
+        scheduler=str(rng.choice(["frfcfs", "frfcfs-rowhit"])),  # type: ignore[arg-type]
+        read_queue=int(rng.choice([2, 8, 32])),
+    )
+    expected = simulate(device, [chunk], config, record_commands=True)
+    pieces = [RequestChunk(chunk.address[i : i + 700], chunk.is_write[i : i + 700]) for i in range(0, 4000, 700)]
+    assert_same_counters(simulate(device, [chunk], config), expected)
+    assert_same_counters(simulate(device, pieces, config), expected)
 
 
 def test_channels_are_independent_of_threads_and_of_each_other() -> None:
