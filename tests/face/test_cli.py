@@ -326,6 +326,14 @@ def test_an_interrupt_before_the_run_is_no_traceback(capsys, monkeypatch):
     assert "Traceback" not in err
 
 
+def test_a_terminal_without_unicode_is_no_error():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*NEARDATA, "dram", "run", "-n", "100"], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_closed_pipe_is_no_error():
     process = subprocess.Popen(
         [*NEARDATA, "show", "ddr5-4800an"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -391,6 +399,19 @@ def test_a_program_has_no_controller(capsys):
     assert code == 2 and "controller.page: a program has no controller" in err
     code, _, err = neardata(capsys, "pim", "run", "-p", "p.yaml", "--refresh", "allbank")
     assert code == 2 and "unknown refresh policy 'allbank'; did you mean all-bank" in err
+
+
+def test_without_a_place_for_kernels_the_remedy_is_told(capsys, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("cannot cache function 'f': no locator available for file 'f_kernel.py'")
+
+    monkeypatch.setattr("neardata.sim.dram.request.simulate", refused)
+    code, out, err = neardata(capsys, "dram", "run")
+    assert (code, out) == (2, "")
+    assert "set NUMBA_CACHE_DIR" in err and err.count("\n") == 1
+    monkeypatch.setattr("importlib.import_module", refused)
+    code, out, _ = neardata(capsys, "doctor")
+    assert code == 1 and "set NUMBA_CACHE_DIR" in out
 
 
 def test_doctor_tells_versions_cache_and_optional_parts(capsys):

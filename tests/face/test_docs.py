@@ -34,6 +34,14 @@ def test_links_lead_somewhere(document):
         assert (document.parent / target).exists(), target
 
 
+def test_the_first_look_is_what_a_run_prints(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    (shown,) = (block for block in blocks("README.md", "") if block.startswith("$ neardata dram run\n"))
+    printed = output_of(capsys, "dram", "run")
+    assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()[1:]
+
+
 def test_the_example_device_runs(capsys, tmp_path):
     (preset,) = blocks("docs/devices.md", "yaml")
     path = tmp_path / "my.yaml"

@@ -5,6 +5,7 @@ Modules of commands import what they run inside the functions, so that ``--help`
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,9 @@ def run(arguments: Sequence[str]) -> int:
     """
     from neardata.arch.errors import InputError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # bars and units on a terminal that has no Unicode
+            stream.reconfigure(errors="replace")
     # Click's, wherever this version of Typer keeps it
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     try:
@@ -66,6 +70,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except usage_error as error:
         return _misused(error)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):  # what Numba says when it may write nowhere
+            raise
+        return _fail("no folder to keep compiled kernels in; set NUMBA_CACHE_DIR to one that is writable")
     except (typer.Abort, KeyboardInterrupt):
         print("neardata: interrupted", file=sys.stderr)
         return INTERRUPTED
