@@ -59,6 +59,17 @@ class AddressMapping:
         """Bytes of all channels; addresses lie below it."""
         return self.burst_bytes << self.column_bits + self.bank_bits + self.row_bits + self.channel_bits
 
+    def channel_of(self, address: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Channel of byte addresses that lie within the capacity."""
+        above = self.column_bits + self.bank_bits + self.row_bits
+        channel = np.zeros(len(address), dtype=np.int64)
+        for shift, mask, target in self.slices.tolist():
+            # the part of the slice that lands in the channel field
+            low = max(above - target, 0)
+            if mask >> low:
+                channel ^= (address >> shift + low & mask >> low) << target + low - above
+        return channel
+
     def decode(
         self, address: ArrayLike
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

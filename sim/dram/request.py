@@ -161,7 +161,7 @@ def simulate(
     with ThreadPoolExecutor(max_workers=threads or channels) as pool:
         try:
             for chunk, final in _with_last(chunks):
-                shares = _shares(chunk, taken, mapping)
+                shares = _shares(chunk, taken, mapping, pool)
                 taken += len(chunk)
                 list(pool.map(lambda job: job[0].feed(job[1], final), zip(parts, shares, strict=True)))
                 if progress is not None:
@@ -262,7 +262,9 @@ def _with_last(chunks: Iterable[RequestChunk]) -> Iterator[tuple[RequestChunk, b
         yield ahead, True
 
 
-def _shares(chunk: RequestChunk, taken: int, mapping: AddressMapping) -> list[_Share]:
+def _shares(
+    chunk: RequestChunk, taken: int, mapping: AddressMapping, pool: ThreadPoolExecutor
+) -> list[_Share]:
     address = np.ascontiguousarray(chunk.address, dtype=np.int64)
     if address.min() < 0 or address.max() >= mapping.capacity_bytes:
         worst = int(address.max()) if address.min() >= 0 else int(address.min())
@@ -272,13 +274,14 @@ def _shares(chunk: RequestChunk, taken: int, mapping: AddressMapping) -> list[_S
     arrival = none if chunk.arrival is None else np.ascontiguousarray(chunk.arrival, dtype=np.int64)
     if mapping.channels == 1:
         return [_Share(address, is_write, arrival, None, taken)]
-    channel = mapping.decode(address)[0]
-    shares = []
-    for c in range(mapping.channels):
+    channel = mapping.channel_of(address)
+
+    def share(c: int) -> _Share:
         mine = np.flatnonzero(channel == c)
         times = arrival[mine] if len(arrival) else none
-        shares.append(_Share(address[mine], is_write[mine], times, mine + taken, taken))
-    return shares
+        return _Share(address[mine], is_write[mine], times, mine + taken, taken)
+
+    return list(pool.map(share, range(mapping.channels)))
 
 
 def _report(

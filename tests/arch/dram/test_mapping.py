@@ -230,3 +230,10 @@ def test_addresses_and_places_outside_the_memory_are_rejected() -> None:
             mapping.decode([0, address])
     with pytest.raises(InputError, match=r"^no bank 16; there are 16$"):
         mapping.encode(0, [3, 16], 0, 0)
+
+
+@pytest.mark.parametrize("text", [*mapping_names(), "channel row bank bank_group^row rank column"])
+def test_channel_alone_is_the_channel_decoded(text: str) -> None:
+    mapping = load_mapping(load_device("ddr4-2400r"), text, channels=8)
+    address = np.random.default_rng(1).integers(0, mapping.capacity_bytes, 1000)
+    np.testing.assert_array_equal(mapping.channel_of(address), mapping.decode(address)[0])
