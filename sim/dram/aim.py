@@ -215,8 +215,10 @@ class _Expander:
         if not register:
             banks = [instruction.bank] if one_bank else list(range(BANKS))
             others = [self.open[b] for b in banks if self.open[b] not in (None, row)]
-            partly = not one_bank and any(self.open[b] is None for b in banks) and any(
-                self.open[b] is not None for b in banks
+            partly = (
+                not one_bank
+                and any(self.open[b] is None for b in banks)
+                and any(self.open[b] is not None for b in banks)
             )
             if others or partly:
                 self.issue("PRE" if one_bank else "PREA", target, register)
@@ -425,7 +427,12 @@ def _read(step: Any) -> _Step:
     if at is None or command == "until":
         return _Step(repr(step), (), (), (), step)
     fields = tuple(name for name, value in at.items() if isinstance(value, int))
-    shape = (command, fields, repr({k: v for k, v in at.items() if k not in fields}), repr(step.get("repeat")))
+    shape = (
+        command,
+        fields,
+        repr({k: v for k, v in at.items() if k not in fields}),
+        repr(step.get("repeat")),
+    )
     return _Step(shape, fields, tuple(at[name] for name in fields), ((),) * len(fields), step)
 
 
@@ -438,7 +445,7 @@ def _written(item: _Step | _Loop) -> Any:
     at = dict(item.step[command])
     for name, value, growth in zip(item.fields, item.values, item.growth, strict=True):
         terms = [index if f == 1 else f"{f}*{index}" for index, f in growth if f]
-        at[name] = " + ".join([*terms, str(value)]) if terms else value
+        at[name] = " + ".join([*terms, *([str(value)] if value else [])]) if terms else value
     return {**item.step, command: at}
 
 
@@ -457,9 +464,7 @@ def _fold(items: list[_Step], depth: int) -> list[_Step | _Loop]:
         index = index if index != "k" else "kk"  # k counts the bursts of an instruction
         body = []
         for a, b in zip(items[i : i + period], items[i + period : i + 2 * period], strict=True):
-            growth = tuple(
-                (*g, (index, y - x)) for g, x, y in zip(a.growth, a.values, b.values, strict=True)
-            )
+            growth = tuple((*g, (index, y - x)) for g, x, y in zip(a.growth, a.values, b.values, strict=True))
             body.append(_Step(a.shape, a.fields, a.values, growth, a.step))
         out.append(_Loop(times, index, tuple(_fold(body, depth + 1))))
         i += period * times

@@ -325,7 +325,7 @@ def _report(
 def _failure(program: Program, device: Device, table: object, state: object) -> InputError:
     """What went wrong, at which step, in which iteration and cycle."""
     from neardata.sim.dram import program_kernel as k
-    from neardata.sim.dram.program_table import ProgramTable
+    from neardata.sim.dram.program_table import SPLIT_REPEAT, ProgramTable
 
     assert isinstance(table, ProgramTable) and isinstance(state, k.State)
     register = state.register
@@ -366,7 +366,12 @@ def _failure(program: Program, device: Device, table: object, state: object) -> 
             what = f"{where} cannot be reopened: {device.name} has no command that opens a single bank"
     place = table.places[pc]
     at = [f"{label}={position[k.P_INDEX + depth]}" for label, depth in place.loops] if place else []
-    if position[k.P_REPEAT]:
-        at.append(f"repetition {position[k.P_REPEAT]}")
+    repetition = int(position[k.P_REPEAT])
+    if place is not None:
+        repetition += place.repeated
+        if place.parts is not None:
+            repetition += SPLIT_REPEAT * int(position[k.P_INDEX + place.parts])
+    if repetition:
+        at.append(f"repetition {repetition}")
     message = f"{name}{' at ' + ', '.join(at) if at else ''}, cycle {tick}: {what}"
     return program.error(message, place.step.keys if place is not None else ())

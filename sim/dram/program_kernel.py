@@ -68,7 +68,7 @@ ARRIVED, ALL = -1, -2
 
 # a target in the plan: facts, then banks, slots to look back at (slot, gap, cause), slots to write
 # (slot, window) and the bank mask, each from its offset
-(G_COMMAND, G_UNIT, G_BUS, G_CYCLES, G_LATENCY, G_NEEDS, G_LEAVES, G_MODES, G_ENTERS, G_DATA, G_ROW_HIT,
+(G_COMMAND, G_UNIT, G_BUS, G_CYCLES, G_LATENCY, G_NEEDS, G_LEAVES, G_MODES, G_ENTERS, G_DATA, G_ON_ROW,
  G_EDGE, G_BANKS, G_READS, G_WRITES, G_MASK, G_BANK, G_READ, G_WRITE, G_LISTS) = range(20)  # fmt: skip
 CLOSED, ACTIVATING, OPEN = 1, 2, 4  # bits of G_NEEDS; G_LEAVES is one of them or 0
 READS, WRITES = 1, 2  # G_DATA
@@ -578,6 +578,9 @@ def execute(tb, st):
                 if done < total:
                     _count(op, digit, stream, number, loop, skipped + 1)
                     stream[number, P_PC] = loop + 1
+                register[R_BUDGET] -= 1
+                if register[R_BUDGET] < 0:
+                    return PAUSED
                 continue
             elif step == LOOP:
                 stream[number, P_PC] = pc + 1
@@ -671,9 +674,9 @@ def execute(tb, st):
         if plan[target + G_MODES] and not plan[target + G_MODES] >> now[word + W_MODE] & 1:
             error, where = E_MODE, np.int64(-1)
         first_bank = target + plan[target + G_BANK]
-        if check and not error:
+        if check:
             for i in range(first_bank, first_bank + plan[target + G_BANKS]):
-                if bank[plan[i], B_ROW] != row:
+                if not error and bank[plan[i], B_ROW] != row:
                     error, where = E_ROW, plan[i]
         if error:
             _fail(register, error, where, tick, target)
@@ -686,7 +689,7 @@ def execute(tb, st):
             register[R_LOG] = n + 1
             log[n, 0], log[n, 1], log[n, 2] = tick, plan[target + G_COMMAND], plan[target + G_UNIT]
             log[n, 3], log[n, 4], log[n, 5] = max(row, -1), max(column, -1), kind
-            if row < 0 and plan[target + G_ROW_HIT]:
+            if row < 0 and plan[target + G_ON_ROW]:
                 log[n, 3] = bank[plan[first_bank], B_ROW]
 
         # 4. issue: slots, buses, completion, counters, states

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,10 @@ class Place:
     step: Step
     loops: tuple[tuple[str, int], ...]
     """Name (or ``#1`` ...) and index position of each loop around it."""
+    repeated: int = 0
+    """Repetitions of the step before these."""
+    parts: int | None = None
+    """Index position of the loop over parts of `SPLIT_REPEAT` repetitions."""
 
 
 @dataclass(frozen=True)
@@ -137,26 +141,28 @@ class _Builder:
         if self.refresh != "none":
             wanted += ["refresh_all"]
             if not self.device.timing.get("nREFI"):
-                raise InputError(f"{self.device.name} has no refresh interval nREFI", key="refresh")
+                raise self.refresh_error("has no refresh interval nREFI")
         if self.refresh == "close-reopen":
             wanted += ["precharge_all", "activate"]
             if "activate_second" in self.device.roles:
-                raise InputError(
-                    f"close-reopen does not know {self.device.name}'s two-step activation", key="refresh"
-                )
+                raise self.refresh_error("opens rows in two steps, which close-reopen does not know")
         if self.host is not None:
             wanted += ["read", "write", "activate", "precharge"]
         roles = {}
         for role in dict.fromkeys(wanted):
             if role not in self.device.roles:
-                raise InputError(f"{self.device.name} has no command for {role}", key="refresh")
+                key = ("host",) if role in ("read", "write", "activate", "precharge") else ("refresh",)
+                raise self.program.error(f"{self.device.name} has no command for {role}", key)
             roles[role] = self.number(self.device.roles[role])
         refresh_at = self.device.refresh_at
         if "refresh_all" in roles and self._depth(self.device.roles["refresh_all"]) != refresh_at:
-            raise InputError(f"{self.device.name} does not refresh at its refresh level", key="refresh")
+            raise self.refresh_error("does not refresh at its refresh level")
         if "precharge_all" in roles and self._depth(self.device.roles["precharge_all"]) > refresh_at:
-            raise InputError(f"{self.device.name} cannot close all that it refreshes at once", key="refresh")
+            raise self.refresh_error("cannot close all that it refreshes at once")
         return roles
+
+    def refresh_error(self, message: str) -> InputError:
+        return self.program.error(f"{self.device.name} {message}", ("refresh",))
 
     def number(self, command: int) -> int:
         """Local number of a device's command."""
@@ -185,9 +191,14 @@ class _Builder:
         match step:
             case Issue(repeat=repeat, index=None) if repeat > 2 * SPLIT_REPEAT:
                 whole, rest = divmod(repeat, SPLIT_REPEAT)
-                part = Issue(step.command, step.at, SPLIT_REPEAT, keys=step.keys)
+                part = replace(step, repeat=SPLIT_REPEAT)
+                depth = self.depths
                 self.loop(Loop(whole, (part,), keys=step.keys), scope, phase)
-                self.issue(Issue(step.command, step.at, rest, keys=step.keys), scope, place)
+                self.places = [
+                    replace(p, loops=scope.loops, parts=depth) if p is not None and p.step is part else p
+                    for p in self.places
+                ]
+                self.issue(replace(step, repeat=rest), scope, replace(place, repeated=repeat - rest))
             case Issue():
                 self.issue(step, scope, place)
             case Loop():
@@ -483,7 +494,8 @@ class _Builder:
         facts[k.G_MODES] = sum(1 << device.modes.index(mode) for mode in command.modes)
         facts[k.G_ENTERS] = device.modes.index(command.enters) if command.enters else -1
         facts[k.G_DATA] = {"read": k.READS, "write": k.WRITES, None: 0}[command.data]
-        facts[k.G_ROW_HIT] = int(command.row_hit)
+        # logged with the row it works on, even if the program does not say
+        facts[k.G_ON_ROW] = int(command.row_hit or "activating" in command.needs)
         # JESD238: of the two ticks of a clock, the second is for precharges only
         precharge = number in (device.roles.get(role) for role in roles)
         facts[k.G_EDGE] = int(device.ticks_per_clock == 2 and not precharge)
