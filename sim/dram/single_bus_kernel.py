@@ -45,7 +45,7 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
         timed = len(arrival) > 0
         blocked = False
         entered = False  # a request has entered in this tick
-        plain = not (split or timed or r[C_LOG] or r[C_COMPLETIONS])
+        plain = not (split or timed or timeout or r[C_LOG] or r[C_COMPLETIONS])
         watch_from(r, n)
         stale = True  # the best candidate must be found anew
         best_tick, best_key, best_kind = INF, INF, -1

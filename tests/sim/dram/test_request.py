@@ -266,7 +266,8 @@ def test_runs_of_hits_are_taken_exactly(name: str, seed: int) -> None:
     line[again] = line[np.flatnonzero(again) // 2]
     chunk = RequestChunk(line * device.burst_bytes, rng.random(4000) < rng.choice([0, 0, 0.01]))
     config = ControllerConfig(
-        page=str(rng.choice(["open", "closed"])),  # type: ignore[arg-type]
+        page=str(rng.choice(["open", "closed", "timeout"])),  # type: ignore[arg-type]
+        page_timeout=int(rng.choice([5, 50])),
         scheduler=str(rng.choice(["frfcfs", "frfcfs-rowhit"])),  # type: ignore[arg-type]
         read_queue=int(rng.choice([2, 8, 32])),
     )
