@@ -32,7 +32,7 @@ class ControllerConfig(StrictModel):
     page: Literal["open", "closed", "timeout"] = "open"
     """When rows are closed: on a conflict; with the last waiting access to the row
     (auto-precharge); or after ``page_timeout`` cycles without access."""
-    page_timeout: PositiveInt = 200
+    page_timeout: PositiveInt = Field(default=200, le=1 << 40)
     """Cycles."""
     refresh: Literal["none", "all-bank", "per-bank", "same-bank"] = "all-bank"
     device_table: Literal["corrected", "peer"] = "corrected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from neardata.sim.dram.trace import RequestChunk
 
 LOG_ROWS = 1 << 17
 """Commands a channel gathers before they are looked at."""
+PIECE = 1 << 20
+"""Requests handed to the kernels at a time: ages, which 27 bits hold, are renewed in between."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def simulate(
         record_requests: keep `RequestReport.per_request` (24 bytes a request).
         record_commands: keep `RequestReport.command_logs` (48 bytes a command).
         explain: find `RequestReport.lost_cycles`.
-        stop: set it to end the run after the current chunk with a partial report.
+        stop: set it to end the run after the current chunk (or million requests) with a partial report.
         progress: called with the number of requests taken so far.
 
     Raises:
@@ -160,10 +163,10 @@ def simulate(
     taken, partial = 0, False
     with ThreadPoolExecutor(max_workers=threads or channels) as pool:
         try:
-            for chunk, final in _with_last(chunks):
+            for chunk, final in _with_last(_pieces(chunks)):
                 shares = _shares(chunk, taken, mapping, pool)
                 taken += len(chunk)
-                list(pool.map(lambda job: job[0].feed(job[1], final), zip(parts, shares, strict=True)))
+                list(pool.map(_ChannelRun.feed, parts, shares, itertools.repeat(final)))
                 if progress is not None:
                     progress(taken)
                 if stop is not None and stop.is_set() and not final:
@@ -251,13 +254,21 @@ class _ChannelRun:
             r[k.R_LOG] = 0
 
 
+def _pieces(chunks: Iterable[RequestChunk]) -> Iterator[RequestChunk]:
+    """The same requests, at most `PIECE` at a time."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            part = slice(start, start + PIECE)
+            arrival = None if chunk.arrival is None else chunk.arrival[part]
+            yield RequestChunk(chunk.address[part], chunk.is_write[part], arrival)
+
+
 def _with_last(chunks: Iterable[RequestChunk]) -> Iterator[tuple[RequestChunk, bool]]:
     ahead = None
     for chunk in chunks:
-        if len(chunk):
-            if ahead is not None:
-                yield ahead, False
-            ahead = chunk
+        if ahead is not None:
+            yield ahead, False
+        ahead = chunk
     if ahead is not None:
         yield ahead, True
 
@@ -291,7 +302,7 @@ def _report(
     k = parts[0].k
     scalars = np.stack([part.state.r for part in parts])
     last = np.stack([part.state.last for part in parts])
-    total = {name: int(scalars[:, at].sum()) for name, at in _COUNTERS(k).items()}
+    total = {name: int(scalars[:, at].sum()) for name, at in _counters(k).items()}
     _conserve(k, scalars, taken, partial)
     end = int(scalars[:, k.R_NOW].max() - 1) if partial else _drained(k, scalars)
     open_cycles = 0
@@ -355,7 +366,7 @@ def _longest(k: Any, scalars: NDArray[np.int64], histogram: NDArray[np.int64]) -
     return max(int(scalars[:, k.S_MAX_LATENCY].max()), int(used[-1]) if len(used) else 0)
 
 
-def _COUNTERS(k: Any) -> dict[str, int]:
+def _counters(k: Any) -> dict[str, int]:
     return {
         "reads": k.S_READS, "writes": k.S_WRITES, "forwarded_reads": k.S_FORWARDED,
         "coalesced_writes": k.S_COALESCED, "row_hits": k.S_HITS, "row_misses": k.S_MISSES,

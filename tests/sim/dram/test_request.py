@@ -15,6 +15,7 @@ from naive.request import run as naive_run
 from neardata.arch.dram import Device, load_device
 from neardata.arch.dram.mapping import load_mapping
 from neardata.arch.errors import InputError
+from neardata.sim.dram import controller_kernel
 from neardata.sim.dram import request as request_module
 from neardata.sim.dram.channel import renew_ages
 from neardata.sim.dram.checker import check
@@ -252,6 +253,24 @@ def test_ages_may_be_renewed_at_any_chunk(name: str, monkeypatch: pytest.MonkeyP
     assert_same(
         simulate(device, pieces, config, record_requests=True, record_commands=True, explain=True), expected
     )
+
+
+def test_a_chunk_of_more_requests_than_there_are_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, config = load_device("ddr4-2400r"), load_profile("ramulator21-frfcfs")
+    whole = requests(device, "mix21", 3000, np.random.default_rng(4))
+    expected = simulate(device, [whole], config, record_requests=True, record_commands=True, explain=True)
+    feed, ages = request_module._ChannelRun.feed, []
+
+    def spying(self: Any, share: Any, final: bool) -> None:
+        feed(self, share, final)
+        ages.append(int(self.state.r[controller_kernel.R_AGE]))
+
+    monkeypatch.setattr(request_module._ChannelRun, "feed", spying)
+    monkeypatch.setattr(request_module, "PIECE", 300)
+    monkeypatch.setattr(controller_kernel, "AGE_LIMIT", 1000)
+    ours = simulate(device, [whole], config, record_requests=True, record_commands=True, explain=True)
+    assert len(ages) == 10 and max(ages) < 1000
+    assert_same(ours, expected)
 
 
 @pytest.mark.parametrize("name", DEVICES)
