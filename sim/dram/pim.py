@@ -12,7 +12,7 @@ from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError
 from neardata.sim.dram.command_log import CommandLog
 from neardata.sim.dram.energy import EnergyReport, energy
-from neardata.sim.dram.program import ChannelGroup, Keys, Program, RefreshPolicy
+from neardata.sim.dram.program import ChannelGroup, Issue, Keys, Program, RefreshPolicy
 
 SLICE = 20_000_000
 """Commands between two looks at the keyboard."""
@@ -29,6 +29,8 @@ class HostReport:
     """(requests,) ticks."""
     depart: NDArray[np.int64]
     """(requests,) ticks at which the burst of each is over."""
+    alone_cycles: int
+    """Ticks the program takes without them."""
 
     @property
     def latency_cycles(self) -> NDArray[np.int64]:
@@ -249,11 +251,16 @@ def _run_channel(
         partial, status = True, k.DONE
     if status == k.FAILED:
         raise _failure(program, device, table, state)
-    return _report(program, group, device, table, state), partial
+    alone = 0
+    if program.host is not None and not partial:
+        quiet = replace(program, host=None)
+        report, partial = _run_channel(quiet, group, device, policy, jump=jump, runs=runs, record=False)
+        alone = report.cycles
+    return _report(program, group, device, table, state, alone), partial
 
 
 def _report(
-    program: Program, group: ChannelGroup, device: Device, table: object, state: object
+    program: Program, group: ChannelGroup, device: Device, table: object, state: object, alone: int
 ) -> ChannelReport:
     from neardata.sim.dram import program_kernel as k
     from neardata.sim.dram.program_table import ProgramTable
@@ -290,7 +297,8 @@ def _report(
     if program.host is not None:
         request = tables.host[:served]
         writes = int(request[:, k.H_WRITE].sum())
-        host = HostReport(served, served - writes, writes, request[:, k.H_ARRIVAL], state.depart[:served])
+        depart = state.depart[:served]
+        host = HostReport(served, served - writes, writes, request[:, k.H_ARRIVAL], depart, alone)
     log = None
     if config[k.K_LOG]:
         rows = state.log[: state.register[k.R_LOG]].copy()
@@ -371,7 +379,9 @@ def _failure(program: Program, device: Device, table: object, state: object) -> 
         repetition += place.repeated
         if place.parts is not None:
             repetition += SPLIT_REPEAT * int(position[k.P_INDEX + place.parts])
-    if repetition:
+    if place is not None and isinstance(place.step, Issue) and place.step.index:
+        at.append(f"{place.step.index}={repetition}")
+    elif repetition:
         at.append(f"repetition {repetition}")
     message = f"{name}{' at ' + ', '.join(at) if at else ''}, cycle {tick}: {what}"
     return program.error(message, place.step.keys if place is not None else ())

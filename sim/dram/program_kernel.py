@@ -117,7 +117,7 @@ FENCED, WAITED, EDGE, DUE, ARRIVAL, CAUSES = range(6)
 PROGRAM, HOST, MAINTENANCE = range(3)  # where a command comes from
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _terms(op, term, stream, pc, number, first):
     """The sum of the terms of an address field of an operation (``first``: O_TARGET_TERMS ...)."""
     value = np.int64(0)
@@ -126,7 +126,7 @@ def _terms(op, term, stream, pc, number, first):
     return value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _earliest(config, plan, now, target, bound, bound_cause):
     """First tick at which a command may issue, what it waits for, and when its bus is free."""
     base = max(now[T_PREVIOUS], now[T_BUS + plan[target + G_BUS]])
@@ -145,7 +145,7 @@ def _earliest(config, plan, now, target, bound, bound_cause):
     return tick, cause, base
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _fail(register, error, bank, tick, target):
     register[R_ERROR] = error
     register[R_ERROR_BANK] = bank
@@ -153,7 +153,7 @@ def _fail(register, error, bank, tick, target):
     register[R_ERROR_TARGET] = target
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _forbidden_bank(config, plan, now, mask, needs):
     """A bank of the mask at ``mask`` in the plan whose state is not among those needed, or -1."""
     word = config[K_WORD] + W_BANKS
@@ -176,7 +176,7 @@ def _forbidden_bank(config, plan, now, mask, needs):
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _change(config, plan, now, target, tick):
     """New states of the target's banks."""
     words, units = config[K_WORDS], config[K_UNITS]
@@ -202,26 +202,26 @@ def _change(config, plan, now, target, tick):
             now[word + 2 * w + 1] |= plan[mask + w]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _is_open(config, now, bank):
     w = bank // WORD_BITS
     return now[config[K_WORD] + W_BANKS + 2 * w] >> (bank - w * WORD_BITS) & 1 != 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _refresh_legal(config, plan, now):
     modes = plan[config[K_REFRESH] + G_MODES]
     return modes == 0 or modes >> now[config[K_WORD] + W_MODE] & 1 == 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _queue(register, queue, target, row, bound):
     n = register[R_QUEUED]
     queue[n, Q_TARGET], queue[n, Q_ROW], queue[n, Q_BOUND] = target, row, bound
     register[R_QUEUED] = n + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _queue_reopening(config, plan, now, register, bank, queue, closing):
     """Queue what opens the rows again that a command closes, in the order they were opened."""
     mine = closing + plan[closing + G_MASK]
@@ -252,7 +252,7 @@ def _queue_reopening(config, plan, now, register, bank, queue, closing):
                     _queue(register, queue, config[K_OPEN] + b * config[K_OPEN_STEP], bank[b, B_ROW], zero)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _queue_refreshes(config, plan, now, register, bank, queue, tick, at_point):
     """Queue the commands of one refresh unit that is due by ``tick`` and may be refreshed.
 
@@ -296,14 +296,14 @@ def _queue_refreshes(config, plan, now, register, bank, queue, tick, at_point):
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _free(config, now, number):
     """Tick at which the stream's next command could issue if no rule bound it."""
     bound = now[config[K_FENCES] + F_WIDTH * number + F_BOUND]
     return max(max(now[T_PREVIOUS], bound), max(now[T_BUS], now[T_COLUMN_BUS]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _same_state(config, clamp, now, bank, saved, level):
     """Does the state equal the one saved for a loop, ticks taken relative to now?"""
     then = saved[level, T_PREVIOUS]
@@ -333,7 +333,7 @@ def _same_state(config, clamp, now, bank, saved, level):
     return config[K_POLICY] != CLOSE_REOPEN or _same_openers(config, now, bank, saved, level)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _same_openers(config, now, bank, saved, level):
     """Would the open rows be reopened by the same commands in the same order?"""
     n, tail = config[K_BANKS], len(now)
@@ -350,7 +350,7 @@ def _same_openers(config, now, bank, saved, level):
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _skip_periods(config, clamp, now, register, bank, brent, saved, level, iteration, total, wanted):
     """Iterations skipped after one has ended, by Brent's cycle detection.
 
@@ -397,7 +397,7 @@ def _skip_periods(config, clamp, now, register, bank, brent, saved, level, itera
     return skipped
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 def _count(op, digit, stream, number, loop, step):
     """Add to a loop's counter, digit by digit."""
     for i in range(op[loop, O_B] - 1, op[loop, O_A] - 1, -1):
@@ -411,7 +411,7 @@ def _count(op, digit, stream, number, loop, step):
             return
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _repeat(config, plan, now, register, target, times):
     """Issue the command just issued ``times`` more, as long as nothing can come between; how often.
 
@@ -471,7 +471,7 @@ def _repeat(config, plan, now, register, target, times):
     return done
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _fork(config, op, now, register, stream, pc):
     """Start the streams of a FORK."""
     start, fences = op[pc, O_A], config[K_FENCES]
@@ -487,7 +487,7 @@ def _fork(config, op, now, register, stream, pc):
         start += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _join(config, op, now, register, stream):
     """End the streams: what any of them waits for, the program waits for."""
     fences = config[K_FENCES]
@@ -501,7 +501,7 @@ def _join(config, op, now, register, stream):
     stream[0, P_PC] = op[stream[0, P_PC], O_C]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _next_stream(config, op, term, plan, now, register, stream):
     """The stream to go on with: the first that has no command next (it takes no time), else the one
     whose command can issue first; 0 if all have ended."""
@@ -521,7 +521,7 @@ def _next_stream(config, op, term, plan, now, register, stream):
     return chosen
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def execute(tb, st):
     """Run until the program ends (DONE), the log is full, the budget is used up or a command fails.
 

@@ -201,6 +201,8 @@ class _Builder:
                 self.issue(replace(step, repeat=rest), scope, replace(place, repeated=repeat - rest))
             case Issue():
                 self.issue(step, scope, place)
+            case Loop(times, (Issue(repeat=1, index=None) as only,), index) if times <= SPLIT_REPEAT:
+                self.step(replace(only, repeat=times, index=index), scope, phase)
             case Loop():
                 self.loop(step, scope, phase)
             case Phase(name, body):

@@ -180,7 +180,7 @@ def test_malformed(tmp_path, text, message):
         ),
         (
             "  - {ACT16: {row: 3}}\n  - {MAC16: {row: k + 3}, repeat: {k: 2}}\n",
-            "4: body.1: MAC16 at repetition 1, cycle 59: bank_group 0, bank 0 has row 3 open",
+            "4: body.1: MAC16 at k=1, cycle 59: bank_group 0, bank 0 has row 3 open",
         ),
         (
             "  - {ACT16: {row: 3}}\n  - {MAC16: {}, repeat: 40000}\n",
