@@ -11,8 +11,8 @@ repository ships, and how far the tool itself is from it.
 
 The tools' figures are those of tests/data/pim, or measured anew where their binaries are given:
 ``DRIVER gemv|add|mul|relu OUTPUTS INPUTS`` prints ``pim_cycles N`` (PIMKernel of PIMSimulator
-b464dde called as its benches do), ``RUNNER pc|npc HEADS LENGTH`` prints the
-``memory_system_cycles`` of attacc_simulator c600051's bank-level trace.
+b464dde called as its benches do), ``RUNNER pc|npc HEADS LENGTH bank|bg`` prints the
+``memory_system_cycles`` of attacc_simulator c600051 for the trace of its generator of that level.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neardata.arch.dram import load_device
-from neardata.sim.dram.attacc import attention
+from neardata.sim.dram.attacc import UnitLevel, attention
 from neardata.sim.dram.hbm_pim import Fence, elementwise, gemv
 from neardata.sim.dram.pim import ProgramReport, run_program
 from neardata.sim.dram.program import Program
@@ -36,7 +36,12 @@ FIRST_REFRESH = 1950
 TFAW = {
     # four activations a window: the banks of an all-bank activation are opened in groups of four
     "hbm-pim": {"timing.nAAB": 16 + 3 * 4},
-    "attacc": {"timing.nAAB": 3 * 39 + 3 * 2, "timing.nFAWAB": 4 * 39},
+    "attacc": {
+        "timing.nAAB": 3 * 39 + 3 * 2,
+        "timing.nFAWAB": 4 * 39,
+        "timing.nASB": 3 * 2,
+        "timing.nFAWSB": 39,
+    },
 }
 
 
@@ -60,13 +65,13 @@ def line(name: str, tool: int, asbuilt: Program, correct: Program, tfaw: dict[st
     right = run(correct)
     refreshes = "/".join(str(r.slowest.command_counts.get("REFab", 0)) for r in (here, right))
     return (
-        f"{name:26}{tool:8}{here.cycles:8}{here.cycles / tool - 1:+9.2%}{right.cycles:9}{refreshes:>8}"
+        f"{name:32}{tool:8}{here.cycles:8}{here.cycles / tool - 1:+9.2%}{right.cycles:9}{refreshes:>8}"
         f"{run(correct, tfaw).cycles:8}{seconds:8.3f}"
     )
 
 
 def header(device: str, *more: str) -> None:
-    columns = f"{device:26}{'tool':>8}{'here':>8}{'':9}{'correct':>9}{'REFs':>8}{'tFAW':>8}{'CPU s':>8}"
+    columns = f"{device:32}{'tool':>8}{'here':>8}{'':9}{'correct':>9}{'REFs':>8}{'tFAW':>8}{'CPU s':>8}"
     print(columns + "".join(f"{name:>10}" for name in more))
 
 
@@ -100,11 +105,13 @@ def attacc_table(runner: str | None) -> None:
         heads, length, limited = int(row["heads"]), int(row["length"]), row["power_constraint"] == "yes"
         tool = int(row["cycles"])
         if runner:
-            tool = measured(runner, "pc" if limited else "npc", row["heads"], row["length"])
+            level = "bank" if row["unit"] == "bank" else "bg"
+            tool = measured(runner, "pc" if limited else "npc", row["heads"], row["length"], level)
         device = "attacc-hbm3" if limited else "attacc-hbm3-npc"
-        asbuilt = attention(heads, length, device=f"{device}-asbuilt")
-        correct = attention(heads, length, device=device, softmax_cycles=16)
-        name = f"{heads} x {length}" + ("" if limited else ", no power limit")
+        unit: UnitLevel = "bank" if row["unit"] == "bank" else "bank group"
+        asbuilt = attention(heads, length, unit=unit, device=f"{device}-asbuilt")
+        correct = attention(heads, length, unit=unit, device=device, softmax_cycles=16)
+        name = f"{unit}, {heads} x {length}" + ("" if limited else ", no limit")
         text = line(name, tool, asbuilt, correct, TFAW["attacc"])
         if row["shipped"]:
             text += f"{row['shipped']:>10}{tool / int(row['shipped']) - 1:+10.2%}"

@@ -1,23 +1,23 @@
 """Programs for AttAcc: attention of one decoded token, as attacc_simulator schedules it.
 
 A channel computes whole heads: scores = K q, softmax, context = V s. K and V lie so that every
-MAC command works on 32 bytes in each bank of the channel. A channel works on two heads at a time,
+MAC command works on 32 bytes in each unit of the channel. A channel works on two heads at a time,
 the data moves of one under the MACs of the other.
 
 The work is a sequence of *regions* with a barrier between two. Inside a region the MACs and the
-data moves are two streams, each in order, on one column bus; the row commands between MACs travel
-on the row bus. A barrier, here as in attacc_simulator, waits until the commands before it have
-been issued, not until they are complete. Row commands pass it: the next region's row is opened as
-soon as the last MAC of this one allows.
+data moves are streams, each in order, on one column bus; row commands travel on the row bus. A
+barrier, here as in attacc_simulator, waits until the commands before it have been issued, not
+until they are complete. Row commands pass it: the next region's row is opened as soon as this
+one's MACs allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from neardata.arch.errors import InputError
+from neardata.arch.errors import InputError, nearest
 from neardata.sim.dram.program import Program
 
 PSEUDO_CHANNELS, RANKS, BANK_GROUPS, BANKS = 2, 2, 4, 4
@@ -31,14 +31,37 @@ SCORES_COLLECTED = 16
 """Scores a unit collects before they move to the softmax unit."""
 SOFTMAX_SCORES = 256
 """Scores the softmax unit takes at a time."""
+QUEUE = 32
+"""Commands the controller looks ahead: moves queued behind more MACs than this wait."""
 
+UnitLevel = Literal["bank", "bank group"]
 Steps = list[Any]
 
 
 @dataclass(frozen=True)
-class Run:
-    """MACs in one row."""
+class Unit:
+    """Where the processing units sit."""
 
+    mac: str
+    activate: str
+    precharge: str
+    split: int
+    """Units that share a dot product of K q, and the columns of V."""
+    ring: int
+    """Banks a unit visits in turn, a row of each."""
+
+
+UNITS: dict[UnitLevel, Unit] = {
+    "bank": Unit("MACAB", "ACTAB", "PREA", BANKS, 1),
+    "bank group": Unit("MACSB", "ACTSB", "PRESB", 1, BANKS),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """MACs in one row of a bank (of every bank for a unit per bank)."""
+
+    bank: int
     row: int
     column: int
     count: int
@@ -72,16 +95,17 @@ class Head:
     """Cached tokens."""
     size: int
     """Width of the head."""
+    unit: Unit = UNITS["bank"]
 
     @property
     def scores(self) -> int:
-        """Scores of a bank group; every unit of it takes a part of the dot product."""
+        """Scores of a bank group of a rank and pseudo-channel."""
         return -(-self.length // (PSEUDO_CHANNELS * RANKS * BANK_GROUPS))
 
     @property
     def parts(self) -> int:
-        """MACs of a bank for one score; blocks of the context."""
-        return self.size // (BANKS * LANES)
+        """MACs of a unit for one score; blocks of the context."""
+        return self.size // (self.unit.split * LANES)
 
     @property
     def blocks(self) -> int:
@@ -91,32 +115,44 @@ class Head:
     @property
     def rows(self) -> int:
         """Rows of K, and of V, in each bank."""
-        return -(-self.scores * self.parts // COLUMNS)
+        return -(-self.scores * self.parts // (COLUMNS * self.unit.ring))
 
     @property
     def query(self) -> int:
         """Moves that bring the query to the units."""
-        return BANKS * self.parts
+        return self.size // LANES
 
     @property
     def weights(self) -> int:
         """Moves that bring the softmax weights to the units."""
         return RANKS * BANK_GROUPS * -(-self.scores // LANES)
 
+    @property
+    def context(self) -> Move:
+        """A block of the context."""
+        return Move("MVSB context", RANKS * self.unit.split)
+
     def score_macs(self, block: int, row: int) -> tuple[Run, ...]:
         """MACs of one score block; K starts at ``row``."""
         step = SCORES_COLLECTED * self.parts
-        return _runs(block * step, min((block + 1) * step, self.scores * self.parts), row)
+        return self._runs(block * step, min((block + 1) * step, self.scores * self.parts), row)
 
     def context_macs(self, block: int, row: int) -> tuple[Run, ...]:
         """MACs of one context block; V starts at ``row``."""
-        return _runs(block * self.scores, (block + 1) * self.scores, row)
+        return self._runs(block * self.scores, (block + 1) * self.scores, row)
+
+    def _runs(self, first: int, end: int, row: int) -> tuple[Run, ...]:
+        """MACs number ``first`` to ``end`` of a matrix, cut at rows."""
+        runs = []
+        while first < end:
+            nth, column = divmod(first, COLUMNS)
+            count = min(COLUMNS - column, end - first)
+            runs.append(Run(nth % self.unit.ring, row + nth // self.unit.ring, column, count))
+            first += count
+        return tuple(runs)
 
 
-QUEUE = 32
-"""Commands the controller looks ahead: moves queued behind more MACs than this wait."""
-MOVE_SCORES = Move("MVSB scores", RANKS * BANK_GROUPS)
-MOVE_CONTEXT = Move("MVSB context", RANKS * BANKS)
+SCORES = Move("MVSB scores", RANKS * BANK_GROUPS)
 SOFTMAX = Move("SFM", 1)
 
 
@@ -125,20 +161,22 @@ def attention(
     length: int,
     *,
     head_size: int = 128,
+    unit: UnitLevel = "bank",
     channels: int = 16,
     device: str = "attacc-hbm3",
     softmax_cycles: int | None = None,
 ) -> Program:
-    """One token's attention over ``length`` cached tokens for ``heads`` heads, a unit per bank.
+    """One token's attention over ``length`` cached tokens for ``heads`` heads.
 
     Args:
         heads: heads in the stack (of all requests of a batch); they go round robin over the channels.
-        head_size: width of a head, a multiple of 64 (4 banks times 16 values).
+        head_size: width of a head, a multiple of 64 (a unit per bank) or 16 (per bank group).
+        unit: where the processing units sit.
         softmax_cycles: clock cycles the softmax unit takes for 256 scores before its weights
             may move on (default: the device's nSFM, whatever the length).
 
     Raises:
-        InputError: a size below 1, a head size that does not divide, or too many rows.
+        InputError: a size below 1, a head size that does not divide, too many rows, unknown unit.
 
     >>> [(g.channels, g.name) for g in attention(188, 2048).groups]
     [(12, '12 heads'), (4, '11 heads')]
@@ -147,9 +185,12 @@ def attention(
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"must be at least 1, got {value}", key=name)
-    if head_size % (BANKS * LANES):
-        raise InputError(f"must be a multiple of {BANKS * LANES}, got {head_size}", key="head_size")
-    head = Head(length, head_size)
+    if unit not in UNITS:
+        raise InputError(f"'{unit}' is not known{nearest(unit, UNITS)}", key="unit")
+    if head_size % (UNITS[unit].split * LANES):
+        multiple = UNITS[unit].split * LANES
+        raise InputError(f"must be a multiple of {multiple}, got {head_size}", key="head_size")
+    head = Head(length, head_size, UNITS[unit])
     each, more = divmod(heads, channels)
     if head.rows * (each + (more > 0)) > VALUE_ROW:
         raise InputError(f"the heads of a channel take {head.rows * (each + 1)} rows, at most {VALUE_ROW}")
@@ -159,6 +200,8 @@ def attention(
         if count and n
     ]
     data: dict[str, Any] = {"name": f"attention {heads}x{length}", "device": device, "groups": groups}
+    if UNITS[unit].ring > 1:  # some bank is always open
+        data |= {"refresh": "close-reopen", "owed": 1}
     if softmax_cycles is not None:
         data["overrides"] = {"timing.nSFM": softmax_cycles * -(-length // SOFTMAX_SCORES)}
     return Program.from_dict(data)
@@ -169,11 +212,11 @@ def _channel(head: Head, heads: int) -> Steps:
     pairs = heads // 2
     steps: Steps = []
     if pairs:
-        row = f"{2 * head.rows}*p"
-        steps.append({"loop": {"p": pairs}, "body": [{"phase": "pairs", "body": _emit(_pair(head), row)}]})
+        body = _emit(_pair(head), head.unit, f"{2 * head.rows}*p")
+        steps.append({"loop": {"p": pairs}, "body": [{"phase": "pairs", "body": body}]})
     if heads % 2:
-        row = str(2 * head.rows * pairs)
-        steps.append({"phase": "last head", "body": _emit(_single(head), row)})
+        body = _emit(_single(head), head.unit, str(2 * head.rows * pairs))
+        steps.append({"phase": "last head", "body": body})
     return steps
 
 
@@ -181,43 +224,32 @@ def _pair(head: Head) -> list[Region]:
     """Two heads: the first one's softmax and weights move under the second one's scores, the
     second one's under the first one's context."""
     keys, values = (0, head.rows), (VALUE_ROW, VALUE_ROW + head.rows)
-    blocks, parts = head.blocks, head.parts
+    blocks, parts, context = head.blocks, head.parts, head.context
     regions = [Region(moves=(Move("WRGB", head.query),))]
     for j in range(blocks):
-        moves = [MOVE_SCORES] if j else []
+        moves = [SCORES] if j else []
         moves.append(Move("WRGB", _share(head.query, blocks, j)))
         regions.append(Region(head.score_macs(j, keys[0]), _some(moves)))
     for j in range(blocks):
-        moves = [MOVE_SCORES if j else SOFTMAX, Move("MVGB", _late_share(head.weights, blocks, j))]
-        regions.append(Region(head.score_macs(j, keys[1]), _some(moves), () if j else (MOVE_SCORES,)))
+        moves = [SCORES if j else SOFTMAX, Move("MVGB", _late_share(head.weights, blocks, j))]
+        regions.append(Region(head.score_macs(j, keys[1]), _some(moves), () if j else (SCORES,)))
     for j in range(parts):
-        moves = [MOVE_CONTEXT if j else SOFTMAX, Move("MVGB", _late_share(head.weights, parts, j))]
-        regions.append(Region(head.context_macs(j, values[0]), _some(moves), () if j else (MOVE_SCORES,)))
+        moves = [context if j else SOFTMAX, Move("MVGB", _late_share(head.weights, parts, j))]
+        regions.append(Region(head.context_macs(j, values[0]), _some(moves), () if j else (SCORES,)))
     for j in range(parts):
-        context = (MOVE_CONTEXT,)
-        regions.append(Region(head.context_macs(j, values[1]), context if j else (), () if j else context))
-    return [*regions, Region(moves=(MOVE_CONTEXT,))]
+        late, early = ((context,), ()) if j else ((), (context,))
+        regions.append(Region(head.context_macs(j, values[1]), late, early))
+    return [*regions, Region(moves=(context,))]
 
 
 def _single(head: Head) -> list[Region]:
     """One head alone."""
-    scores, context = (MOVE_SCORES,), (MOVE_CONTEXT,)
+    scores, context = (SCORES,), (head.context,)
     regions = [Region(moves=(Move("WRGB", head.query),))]
     regions += [Region(head.score_macs(j, 0), scores if j else ()) for j in range(head.blocks)]
-    regions.append(Region(moves=(MOVE_SCORES, SOFTMAX, Move("MVGB", head.weights))))
+    regions.append(Region(moves=(SCORES, SOFTMAX, Move("MVGB", head.weights))))
     regions += [Region(head.context_macs(j, VALUE_ROW), context if j else ()) for j in range(head.parts)]
     return [*regions, Region(moves=context)]
-
-
-def _runs(first: int, end: int, row: int) -> tuple[Run, ...]:
-    """MACs number ``first`` to ``end`` of a matrix that starts at ``row``, cut at rows."""
-    runs = []
-    while first < end:
-        column = first % COLUMNS
-        count = min(COLUMNS - column, end - first)
-        runs.append(Run(row + first // COLUMNS, column, count))
-        first += count
-    return tuple(runs)
 
 
 def _share(total: int, parts: int, part: int) -> int:
@@ -234,92 +266,118 @@ def _some(moves: Iterable[Move]) -> tuple[Move, ...]:
     return tuple(move for move in moves if move.count)
 
 
-def _emit(regions: Sequence[Region], base: str) -> Steps:
-    """Steps of the regions, equal ones that advance by a constant number of rows as loops.
+def _emit(regions: Sequence[Region], unit: Unit, base: str) -> Steps:
+    """Steps of the regions; equal ones that advance by a constant number of rows become loops.
 
     ``base``: expression to add to all rows.
     """
-    placed = list(_placed(regions))
-    steps: Steps = []
+    rows = [run.row for region in regions for run in region.macs]
+    place = _one_by_one if unit.ring == 1 else _in_turn
+    placed = []
+    for region, steps in zip(regions, place(regions, unit), strict=True):
+        first = region.macs[0].row if region.macs else rows[0]
+        placed.append((first, _with_rows(steps, lambda row, first=first: row - first)))
+    out: Steps = []
     i = 0
     while i < len(placed):
-        row, shape = placed[i]
+        first, shape = placed[i]
+        stride = placed[i + 1][0] - first if i + 1 < len(placed) else 0
         n = 1
-        while i + n < len(placed) and placed[i + n][1] == shape:
-            stride = placed[i + 1][0] - row
-            if placed[i + n][0] != row + n * stride:
-                break
+        while i + n < len(placed) and placed[i + n] == (first + n * stride, shape):
             n += 1
         if n == 1:
-            steps += _region(shape, f"{base} + {row}")
+            out += _with_rows(shape, lambda row, first=first: f"{base} + {first + row}")
         else:
-            stride = placed[i + 1][0] - row
-            steps.append({"loop": {"j": n}, "body": _region(shape, f"{base} + {row} + {stride}*j")})
+            shift = f"{base} + {stride}*j"
+            body = _with_rows(shape, lambda row, first=first, shift=shift: f"{shift} + {first + row}")
+            out.append({"loop": {"j": n}, "body": body})
         i += n
+    return out
+
+
+def _with_rows(steps: Any, change: Callable[[int], Any]) -> Any:
+    """The steps with every row changed."""
+    if isinstance(steps, list):
+        return [_with_rows(step, change) for step in steps]
+    if isinstance(steps, dict):
+        return {
+            key: change(value) if key == "row" else _with_rows(value, change) for key, value in steps.items()
+        }
     return steps
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """A region, its rows counted from the first one that it or a later region works on."""
-
-    before: int | None
-    """The row open when it begins."""
-    runs: tuple[Run, ...]
-    moves: tuple[Move, ...]
-    early: tuple[Move, ...]
-    last: bool
-    """No MACs follow: the row is closed."""
-
-
-def _placed(regions: Sequence[Region]) -> Iterable[tuple[int, _Shape]]:
-    """First row and shape of each region."""
-    before: int | None = None
+def _one_by_one(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
+    """Each region's steps where all banks work in the same row: it is closed for the next to open."""
+    current: int | None = None
     for i, region in enumerate(regions):
-        rows = [run.row for r in regions[i:] for run in r.macs]
-        first = rows[0] if rows else 0
-        runs = tuple(Run(run.row - first, run.column, run.count) for run in region.macs)
-        opened = None if before is None else before - first
-        yield first, _Shape(opened, runs, region.moves, region.early, not rows)
-        before = region.macs[-1].row if region.macs else first
+        coming = next((run.row for r in regions[i:] for run in r.macs), None)
+        macs = _change_row(unit, current, coming)
+        current = coming
+        behind = max(sum(run.count for run in region.macs) - QUEUE, 0)
+        sections: list[Steps] = []
+        for run in region.macs:
+            macs += _change_row(unit, current, run.row)
+            current = run.row
+            first = min(behind, run.count)
+            if first:
+                macs.append(_macs(unit, run, 0, first))
+                behind -= first
+                if not behind:
+                    sections.append(macs)
+                    macs = []
+            if first < run.count:
+                macs.append(_macs(unit, run, first, run.count - first))
+        if sections:
+            yield _beside(sections[0], _moves(region.early)) + _beside(macs, _moves(region.moves))
+        else:
+            yield _beside(macs, _moves(region.early + region.moves))
 
 
-def _region(shape: _Shape, row: str) -> Steps:
-    steps = _change_row(shape.before, None if shape.last else 0, row)
-    ahead = max(sum(run.count for run in shape.runs) - QUEUE, 0)
-    streams: list[Steps] = []
-    current = 0
-    for run in shape.runs:
-        steps += _change_row(current, run.row, row)
-        current = run.row
-        first = min(ahead, run.count)
-        if first:
-            steps.append(_macs(run.row, run.column, first, row))
-            ahead -= first
-            if not ahead:
-                streams.append(steps)
-                steps = []
-        if first < run.count:
-            steps.append(_macs(run.row, run.column + first, run.count - first, row))
-    streams.append(steps)
-    if len(streams) == 1:
-        return _beside(steps, _moves(shape.early + shape.moves))
-    return _beside(streams[0], _moves(shape.early)) + _beside(streams[1], _moves(shape.moves))
+def _in_turn(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
+    """Each region's steps where units visit banks in turn: under the MACs in one, the next opens."""
+    everything = [run for region in regions for run in region.macs]
+    is_open: dict[int, int] = {}
+
+    def opening(run: Run | None) -> Steps:
+        if run is None or is_open.get(run.bank) == run.row:
+            return []
+        close = [{unit.precharge: {"bank": run.bank}}] if run.bank in is_open else []
+        is_open[run.bank] = run.row
+        return [*close, {unit.activate: {"bank": run.bank, "row": run.row}}]
+
+    done = 0
+    for region in regions:
+        if not region.macs:
+            coming = everything[done] if done < len(everything) else None
+            rows: Steps = opening(coming) if coming else ["PREA"]
+            yield _beside(rows, _moves(region.early + region.moves))
+        steps: Steps = []
+        for n, run in enumerate(region.macs):
+            done += 1
+            rows = opening(everything[done] if done < len(everything) else None)
+            moves = _moves(
+                (region.early if n == 0 else ()) + (region.moves if n == len(region.macs) - 1 else ())
+            )
+            steps += _beside([_macs(unit, run, 0, run.count)], rows, moves)
+        if region.macs:
+            yield steps
 
 
-def _beside(macs: Steps, moves: Steps) -> Steps:
-    return [{"parallel": [macs, moves]}] if macs and moves else macs + moves
-
-
-def _macs(run_row: int, column: int, count: int, row: str) -> dict[str, Any]:
-    return {"MACAB": {"row": f"{row} + {run_row}", "column": f"{column} + k"}, "repeat": {"k": count}}
-
-
-def _change_row(current: int | None, wanted: int | None, row: str) -> Steps:
+def _change_row(unit: Unit, current: int | None, wanted: int | None) -> Steps:
     if current == wanted:
         return []
-    steps: Steps = [] if current is None else ["PREA"]
-    return steps if wanted is None else [*steps, {"ACTAB": {"row": f"{row} + {wanted}"}}]
+    steps: Steps = [] if current is None else [unit.precharge]
+    return steps if wanted is None else [*steps, {unit.activate: {"row": wanted}}]
+
+
+def _macs(unit: Unit, run: Run, skip: int, count: int) -> dict[str, Any]:
+    at: dict[str, Any] = {"bank": run.bank} if unit.ring > 1 else {}
+    return {unit.mac: {**at, "row": run.row, "column": f"{run.column + skip} + k"}, "repeat": {"k": count}}
+
+
+def _beside(*streams: Steps) -> Steps:
+    some = [stream for stream in streams if stream]
+    return [{"parallel": some}] if len(some) > 1 else some[0] if some else []
 
 
 def _moves(moves: Iterable[Move]) -> Steps:
@@ -344,7 +402,7 @@ def _move(move: Move) -> Steps:
             return [{"loop": {"g": BANK_GROUPS}, "body": [body]}]
         case "MVSB context":
             body = {"MVSB": {"rank": "r", "bank_group": 0, "bank": "b"}, "repeat": {"r": RANKS}}
-            return [{"loop": {"b": BANKS}, "body": [body]}]
+            return [{"loop": {"b": move.count // RANKS}, "body": [body]}]
     body = {"MVGB": {"rank": "r", "bank_group": "g", "bank": 0}, "repeat": {"g": BANK_GROUPS}}
     steps = []
     if full:

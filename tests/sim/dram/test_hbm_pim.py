@@ -83,17 +83,17 @@ def test_commands_of_pimsimulator():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda **how: gemv(4096, 1024, **how),
-        lambda **how: gemv(6 * 4096, 640, **how),  # six output tiles, an odd number of input tiles
+        lambda **how: gemv(128, 1024, **how),
+        lambda **how: gemv(6 * 128, 640, **how),  # six output tiles, an odd number of input tiles
         lambda **how: gemv(100, 100, **how),  # a single tile
         lambda **how: gemv(100, 300, **how),
-        lambda **how: elementwise(11 << 17, **how),
-        lambda **how: elementwise(1 << 20, operands=1, **how),
+        lambda **how: elementwise(11 << 12, **how),
+        lambda **how: elementwise(1 << 15, operands=1, **how),
     ],
     ids=["gemv", "gemv of six by five tiles", "gemv of one tile", "gemv of three tiles", "add", "relu"],
 )
 def test_traces_keep_the_rules(device, fence, make):
-    program = make(device=device, fence=fence)
+    program = make(device=device, fence=fence, channels=2)
     log = trace(program)
     assert check(log) == []
     assert "RDPIM" in names(log)

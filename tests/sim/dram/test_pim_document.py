@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from neardata.sim.dram.attacc import attention
+from neardata.sim.dram.attacc import UnitLevel, attention
 from neardata.sim.dram.hbm_pim import elementwise, gemv
 from neardata.sim.dram.pim import run_program
 from neardata.sim.dram.program import Program
@@ -21,7 +21,10 @@ LINES = [
     for line in (ROOT / "docs" / "pim.md").read_text().splitlines()
     if re.match(r"\|.*\| *\d+ \|", line)
 ]
-TFAW = {"hbm": {"timing.nAAB": 28}, "attacc": {"timing.nAAB": 123, "timing.nFAWAB": 156}}
+TFAW = {
+    "hbm": {"timing.nAAB": 28},
+    "attacc": {"timing.nAAB": 123, "timing.nFAWAB": 156, "timing.nASB": 6, "timing.nFAWSB": 39},
+}
 
 
 def cycles(program: Program, overrides: Mapping[str, int] | None = None) -> int:
@@ -55,14 +58,15 @@ def test_hbm_pim_line(line):
 def test_attacc_line(line):
     name, tool, here, difference, correct, tfaw, _ = line
     heads, length = (int(n) for n in re.findall(r"\d+", name))
+    unit: UnitLevel = "bank group" if "bank group" in name else "bank"
     device = "attacc-hbm3-npc" if "no power" in name else "attacc-hbm3"
     assert tool in tool_figures("attacc.csv")
-    assert int(here) == cycles(attention(heads, length, device=f"{device}-asbuilt"))
+    assert int(here) == cycles(attention(heads, length, unit=unit, device=f"{device}-asbuilt"))
     assert float(difference.strip("% ").replace("−", "-")) == round(100 * (int(here) / int(tool) - 1), 1)
-    right = attention(heads, length, device=device, softmax_cycles=16)
+    right = attention(heads, length, unit=unit, device=device, softmax_cycles=16)
     assert int(correct) == cycles(right)
     assert int(tfaw) == cycles(right, TFAW["attacc"])
 
 
 def test_the_lines_are_found():
-    assert len(LINES) == 15
+    assert len(LINES) == 18
