@@ -13,7 +13,7 @@ one's MACs allow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -276,7 +276,7 @@ def _emit(regions: Sequence[Region], unit: Unit, base: str) -> Steps:
     placed = []
     for region, steps in zip(regions, place(regions, unit), strict=True):
         first = region.macs[0].row if region.macs else rows[0]
-        placed.append((first, _with_rows(steps, lambda row, first=first: row - first)))
+        placed.append((first, _with_rows(steps, -first)))
     out: Steps = []
     i = 0
     while i < len(placed):
@@ -286,24 +286,24 @@ def _emit(regions: Sequence[Region], unit: Unit, base: str) -> Steps:
         while i + n < len(placed) and placed[i + n] == (first + n * stride, shape):
             n += 1
         if n == 1:
-            out += _with_rows(shape, lambda row, first=first: f"{base} + {first + row}")
+            out += _with_rows(shape, first, base)
         else:
-            shift = f"{base} + {stride}*j"
-            body = _with_rows(shape, lambda row, first=first, shift=shift: f"{shift} + {first + row}")
-            out.append({"loop": {"j": n}, "body": body})
+            out.append({"loop": {"j": n}, "body": _with_rows(shape, first, f"{base} + {stride}*j")})
         i += n
     return out
 
 
-def _with_rows(steps: Any, change: Callable[[int], Any]) -> Any:
-    """The steps with every row changed."""
+def _with_rows(steps: Any, shift: int, base: str = "") -> Any:
+    """The steps with every row shifted, and added to the expression ``base`` where given."""
     if isinstance(steps, list):
-        return [_with_rows(step, change) for step in steps]
-    if isinstance(steps, dict):
-        return {
-            key: change(value) if key == "row" else _with_rows(value, change) for key, value in steps.items()
-        }
-    return steps
+        return [_with_rows(step, shift, base) for step in steps]
+    if not isinstance(steps, dict):
+        return steps
+    rows = {key: _with_rows(value, shift, base) for key, value in steps.items() if key != "row"}
+    if "row" in steps:
+        row = steps["row"] + shift
+        rows["row"] = f"{base} + {row}" if base else row
+    return rows
 
 
 def _one_by_one(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:

@@ -16,6 +16,7 @@ from neardata.sim.dram.attacc import Head, attention
 from neardata.sim.dram.checker import check
 from neardata.sim.dram.command_log import CommandLog
 from neardata.sim.dram.pim import run_program
+from neardata.sim.dram.program import Program
 
 DATA = Path(__file__).parents[2] / "data" / "pim"
 ROWS = list(csv.DictReader((DATA / "attacc.csv").open()))
@@ -184,3 +185,8 @@ def test_energy_of_a_byte():
     assert work == pytest.approx(8 * per_bit + multiply_add, rel=1e-3)
     assert report.energy.status == "literature"
     assert report.energy.unmodelled == ("SFM",)
+
+
+def test_programs_round_trip():
+    program = attention(20, 3000, unit="bank group", softmax_cycles=16)
+    assert Program.from_dict(program.to_dict()) == program
