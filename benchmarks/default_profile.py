@@ -35,7 +35,8 @@ def main() -> None:
     n = parser.parse_args().n
     runs = list(itertools.product(DEVICES, PATTERNS))
     base = {run: cycles(*run, n, load_profile("ramulator21-frfcfs")) for run in runs}
-    print(f"{'scheduler':16}{'page':8}{'queues':8}{'watermarks':12}{'mapping':14}{'geomean':>8}{'worst':>8}  where")
+    columns = f"{'scheduler':16}{'page':8}{'queues':8}{'watermarks':12}{'mapping':14}"
+    print(f"{columns}{'geomean':>8}{'worst':>8}  where")
     for scheduler, page, queue, marks, mapping in itertools.product(
         ("frfcfs", "frfcfs-rowhit"), ("open", "closed"), (32, 64), ((0.2, 0.8), (0.5, 0.9)),
         ("RoBaRaCoCh", "MOP4CLXOR", "RoBaCoBgXOR"),

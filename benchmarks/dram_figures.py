@@ -44,7 +44,8 @@ def replay(config_name: str, pattern: str, n: int) -> RequestReport:
     profile = "ramulator21-frfcfs" + "-rowhit" * (variant in ("rowhit", "q128"))
     geometry = {"lines_per_row": device.bursts_per_row, "banks": device.n_banks}
     chunks = requests(pattern, n, seed=1, line_bytes=device.burst_bytes, **geometry)
-    return simulate(device, (RequestChunk(*chunk) for chunk in chunks), load_profile(profile, changes.get(variant)))
+    config = load_profile(profile, changes.get(variant))
+    return simulate(device, (RequestChunk(*chunk) for chunk in chunks), config)
 
 
 def agreement() -> None:

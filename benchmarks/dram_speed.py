@@ -84,8 +84,9 @@ def main() -> None:
                         command = [*shlex.split(options.peer), PEER_NAMES[name], str(trace)]
                         answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
                         theirs = min(theirs, answer["cpu_s"])
-                        if answer["cycles"] != report.cycles_to_last_accept:
-                            raise SystemExit(f"cycles differ: {report.cycles_to_last_accept}, peer {answer['cycles']}")
+                        cycles = report.cycles_to_last_accept
+                        if answer["cycles"] != cycles:
+                            raise SystemExit(f"cycles differ: {cycles}, peer {answer['cycles']}")
                 line = f"{name:14}{shape:11}{report.cycles_to_last_accept:10}{options.n / ours / 1e6:12.2f}"
                 if options.peer:
                     ratios.setdefault(name, []).append(theirs / ours)

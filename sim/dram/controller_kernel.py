@@ -77,7 +77,9 @@ FILTER, RECENT, HISTOGRAM = 1024, 512, 1 << 16
 F_DEPART, F_LATENCY, F_HISTOGRAM = FILTER, FILTER + RECENT, FILTER + 2 * RECENT
 BOOK = F_HISTOGRAM + 2 * HISTOGRAM
 
-SOURCE = zlib.crc32(b"".join(Path(__file__).with_name(f).read_bytes() for f in ("controller_kernel.py", "lanes_kernel.py")))
+SOURCE = zlib.crc32(
+    b"".join(Path(__file__).with_name(f"{m}_kernel.py").read_bytes() for m in ("controller", "lanes"))
+)
 """Captured by the kernels: Numba's cache looks at the source of a kernel, not of what it calls."""
 
 # why a kernel returned
@@ -86,23 +88,23 @@ LOG_MARGIN = 4
 
 Channel = namedtuple(
     "Channel",
-    "r last bank ready key offers pool kind gap window window_node window_ring window_gap last_issue book slices "
-    "pair_offset pair_gap units unit_of bus_cycles refresh_units cover_start cover_bank pending node "
+    "r last bank ready key offers pool kind gap window window_node window_ring window_gap last_issue book "
+    "slices pair_offset pair_gap units unit_of bus_cycles refresh_units cover_start cover_bank pending node "
     "command_count",
 )
 """One channel's tables and state, int64 throughout (B banks, padded; C commands; U most units; N
 refresh nodes; W windows).
 
 r: scalars (above). last: copy of r when the last request was accepted. bank: (B, BANK_FIELDS).
-ready, key: (4 * B) by kind. offers: (4 * words) by
-kind, bit b of a kind: bank b offers one. pool: (slots, REQUEST_FIELDS). kind: (6, KIND_FIELDS). gap: (6 * 4 * groups
-* B) ticks from a kind in a bank group to a kind in every bank. window: (W, WINDOW_FIELDS).
-window_node: (W, B). window_ring: (W, nodes, longest + 1), the last column the place. window_gap: (W *
-groups * B). last_issue: (C * U). book: (BOOK). slices: (3 * C_SLICES) shifts, masks and
-targets of the address fields. pair_offset: (C, C) into
-pair_gap, the flat (units, units) tables. units: (C). unit_of: (C, banks). bus_cycles: (C).
-refresh_units: rounds times width. cover_start, cover_bank: banks of each unit. pending: ring of
-refreshes due. node: (N, 3) open banks, since when, cycles so far. command_count: (C).
+ready, key: (4 * B) by kind. offers: (4 * words) by kind, bit b of a kind: bank b offers one.
+pool: (slots, REQUEST_FIELDS). kind: (6, KIND_FIELDS). gap: (6 * 4 * groups * B) ticks from a kind in a
+bank group to a kind in every bank. window: (W, WINDOW_FIELDS). window_node: (W, B).
+window_ring: (W, nodes, longest + 1), the last column the place. window_gap: (W * groups * B).
+last_issue: (C * U). book: (BOOK). slices: (3 * C_SLICES) shifts, masks and targets of the address
+fields. pair_offset: (C, C) into pair_gap, the flat (units, units) tables. units: (C).
+unit_of: (C, banks). bus_cycles: (C). refresh_units: rounds times width. cover_start, cover_bank: banks
+of each unit. pending: ring of refreshes due. node: (N, 3) open banks, since when, cycles so far.
+command_count: (C).
 """
 
 
@@ -286,8 +288,9 @@ def leave_queue(r, bank, pool, book, s, q, b):
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def issue_column(
-    s, t, r, bank, ready, key, offers, pool, kinds, gap, last_issue, command_count, book, node, log, done, n_banks
-):
+    s, t, r, bank, ready, key, offers, pool, kinds, gap, last_issue, command_count, book, node, log, done,
+    n_banks,
+):  # fmt: skip
     """Read or write for the request in slot ``s``; its kind."""
     b, kind, row = pool[s, BANK], pool[s, KIND], pool[s, ROW]
     if pool[s, COUNTED] == 0:
@@ -701,7 +704,8 @@ def idle_bank(r, bank, ready, now, n_banks):
     """Timeout policy: (tick, bank) of the next idle row to close, lowest bank first once due."""
     when, which = INF, -1
     for b in range(n_banks):
-        if bank[b, B_OPEN_ROW] >= 0 and bank[b, B_ACTIVE] < 0 and bank[b, B_HIT] < 0 and bank[b, B_HIT + WR] < 0:
+        wanted = bank[b, B_ACTIVE] >= 0 or bank[b, B_HIT] >= 0 or bank[b, B_HIT + WR] >= 0
+        if bank[b, B_OPEN_ROW] >= 0 and not wanted:
             t = max(max(ready[PRE * n_banks + b], bank[b, B_LAST_COLUMN] + r[C_TIMEOUT]), now)
             if t < when:
                 when, which = t, b

@@ -8,14 +8,16 @@ from typing import Any
 
 from numba import njit
 
+# isort: off
 from neardata.sim.dram.controller_kernel import (
-    ACT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT,
-    DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACTIVE,
-    R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING,
+    ACT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT, DRAINED,
+    INF, K_BUS_CYCLES, KEY_MASK, KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE,
+    R_ACTIVE, R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING,
     R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
     issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
     must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
 )  # fmt: skip
+# isort: on
 
 
 @functools.cache
@@ -147,15 +149,12 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                         stale_row = True
                     if best_tick <= now:
                         b = best_key & BANK_MASK
-                        if best_key < CLASS_BIT:
-                            column = bank[b, B_ACTIVE]
-                        else:
-                            column = bank[b, B_HIT + best_kind]
+                        column = bank[b, B_ACTIVE] if best_key < CLASS_BIT else bank[b, B_HIT + best_kind]
                 issued = column >= 0
                 if issued:
                     kind = issue_column(
-                        column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book, node,
-                        log, done, n_banks,
+                        column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book,
+                        node, log, done, n_banks,
                     )  # fmt: skip
                     r[R_COLUMN_FREE] = now + kinds[kind, K_BUS_CYCLES]
                     stale = True
@@ -197,13 +196,14 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                     if row_tick <= now:
                         if row_kind == ACT:
                             issue_activate(
-                                row_key & BANK_MASK, now, 0, r, bank, ready, key, offers, pool, kinds, gap, window,
-                                window_node, ring, window_gap, last_issue, counts, book, node, log, n_banks,
+                                row_key & BANK_MASK, now, 0, r, bank, ready, key, offers, pool, kinds, gap,
+                                window, window_node, ring, window_gap, last_issue, counts, book, node, log,
+                                n_banks,
                             )  # fmt: skip
                         else:
                             issue_precharge(
-                                row_key & BANK_MASK, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue,
-                                counts, node, log, n_banks,
+                                row_key & BANK_MASK, now, r, bank, ready, key, offers, pool, kinds, gap,
+                                last_issue, counts, node, log, n_banks,
                             )  # fmt: skip
                         r[R_BUS_FREE] = now + kinds[row_kind, K_BUS_CYCLES]
                         stale = True

@@ -8,15 +8,18 @@ from typing import Any
 
 from numba import njit
 
+# isort: off
 from neardata.sim.dram.controller_kernel import (
-    ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, B_OTHER, BANK, BANK_MASK, C_ACT2, C_COMPLETIONS, C_LOG, C_PAGE, C_READ_QUEUE,
-    C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND, KIND_SHIFT, LOG_FULL,
-    LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG,
-    R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT,
-    R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank, issue_activate,
-    issue_column, issue_other, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    must_wait, new_mode, offer, only_one, pending_refresh, ready_of, run_of_hits, sort_out, switch_mode, watch_from,
+    ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, B_OTHER, BANK, BANK_MASK, C_ACT2, C_COMPLETIONS, C_LOG, C_PAGE,
+    C_READ_QUEUE, C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND,
+    KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT,
+    R_ACTIVE, R_BUS_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS,
+    R_SYNC_EXPIRY, R_SYNC_SLOT, R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle,
+    due_refresh, idle_bank, issue_activate, issue_column, issue_other, issue_precharge, issue_refresh_step,
+    last_accepted, least, least_active, must_wait, new_mode, offer, only_one, pending_refresh, ready_of,
+    run_of_hits, sort_out, switch_mode, watch_from,
 )  # fmt: skip
+# isort: on
 
 
 @functools.cache
@@ -155,18 +158,18 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     now = best_tick  # nothing else can happen before
                 if best_tick <= now:
                     b = best_key & BANK_MASK
-                    if plain and blocked and best_kind == RD and best_key >= CLASS_BIT:
-                        if only_one(offers, RD, n_banks) and bank[b, B_OTHER] < 0:
-                            issued, last, i = run_of_hits(
-                                b, now, address, is_write, i, n, r, bank, ready, key, offers, pool, kinds,
-                                gap, last_issue, counts, book, slices, n_banks,
-                            )  # fmt: skip
-                            if issued:
-                                r[R_BUS_FREE] = last + kinds[RD, K_BUS_CYCLES]
-                                now = last + 1
-                                entered, stale = True, True
-                                blocked = must_wait(address[i], is_write[i], r, book)
-                                continue
+                    alone = plain and blocked and best_kind == RD and best_key >= CLASS_BIT
+                    if alone and only_one(offers, RD, n_banks) and bank[b, B_OTHER] < 0:
+                        issued, last, i = run_of_hits(
+                            b, now, address, is_write, i, n, r, bank, ready, key, offers, pool, kinds,
+                            gap, last_issue, counts, book, slices, n_banks,
+                        )  # fmt: skip
+                        if issued:
+                            r[R_BUS_FREE] = last + kinds[RD, K_BUS_CYCLES]
+                            now = last + 1
+                            entered, stale = True, True
+                            blocked = must_wait(address[i], is_write[i], r, book)
+                            continue
                     if best_kind > WR:
                         row_bank = b
                     elif best_key < CLASS_BIT:
@@ -209,8 +212,8 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                     continue
             if column >= 0:
                 kind = issue_column(
-                    column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book, node,
-                    log, done, n_banks,
+                    column, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, book,
+                    node, log, done, n_banks,
                 )  # fmt: skip
                 r[R_BUS_FREE] = now + kinds[kind, K_BUS_CYCLES]
                 if split:
@@ -219,13 +222,13 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
             elif row_bank >= 0:
                 if best_kind == ACT:
                     issue_activate(
-                        row_bank, now, split, r, bank, ready, key, offers, pool, kinds, gap, window, window_node,
-                        ring, window_gap, last_issue, counts, book, node, log, n_banks,
+                        row_bank, now, split, r, bank, ready, key, offers, pool, kinds, gap, window,
+                        window_node, ring, window_gap, last_issue, counts, book, node, log, n_banks,
                     )  # fmt: skip
                 else:
                     issue_precharge(
-                        row_bank, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts, node,
-                        log, n_banks,
+                        row_bank, now, r, bank, ready, key, offers, pool, kinds, gap, last_issue, counts,
+                        node, log, n_banks,
                     )  # fmt: skip
                 r[R_BUS_FREE] = now + kinds[best_kind, K_BUS_CYCLES]
             elif refresh:

@@ -182,7 +182,9 @@ def reference_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("row", reference_rows(), ids=lambda r: f"{r['config']}-{r['pattern']}-{r['n_requests']}")
+@pytest.mark.parametrize(
+    "row", reference_rows(), ids=lambda r: f"{r['config']}-{r['pattern']}-{r['n_requests']}"
+)
 def test_cycles_and_counters_of_a_ramulator_run(row: dict[str, str]) -> None:
     name, _, variant = row["config"].partition("+")
     device = load_device(name)
@@ -279,8 +281,8 @@ def test_runs_of_hits_are_taken_exactly(name: str, seed: int) -> None:
     """Without a record long runs of row hits have a path of their own; with one they do not."""
     rng = np.random.default_rng(seed)
     device = load_device(name, {"timing.nREFI": int(rng.integers(1000, 3000))})
-    length, jump = int(rng.choice([40, 90, 400])), device.capacity_bytes // device.burst_bytes // 64
-    line = (np.arange(4000) + np.arange(4000) // length * jump) % (device.capacity_bytes // device.burst_bytes)
+    lines = device.capacity_bytes // device.burst_bytes
+    line = (np.arange(4000) + np.arange(4000) // int(rng.choice([40, 90, 400])) * (lines // 64)) % lines
     again = rng.random(4000) < 0.02  # now and then an address just written
     line[again] = line[np.flatnonzero(again) // 2]
     chunk = RequestChunk(line * device.burst_bytes, rng.random(4000) < rng.choice([0, 0, 0.01]))
@@ -291,7 +293,8 @@ def test_runs_of_hits_are_taken_exactly(name: str, seed: int) -> None:
         read_queue=int(rng.choice([2, 8, 32])),
     )
     expected = simulate(device, [chunk], config, record_commands=True)
-    pieces = [RequestChunk(chunk.address[i : i + 700], chunk.is_write[i : i + 700]) for i in range(0, 4000, 700)]
+    cuts = np.array_split(np.arange(4000), 6)
+    pieces = [RequestChunk(chunk.address[c], chunk.is_write[c]) for c in cuts]
     assert_same_counters(simulate(device, [chunk], config), expected)
     assert_same_counters(simulate(device, pieces, config), expected)
 
@@ -302,16 +305,19 @@ def test_channels_are_independent_of_threads_and_of_each_other() -> None:
     n = 4000
     address = rng.integers(0, 4 * device.capacity_bytes // device.burst_bytes, n) * device.burst_bytes
     chunk = RequestChunk(address, rng.random(n) < 0.3)
-    one = simulate(device, [chunk], config, channels=4, threads=1, record_requests=True, record_commands=True)
-    four = simulate(device, [chunk], config, channels=4, threads=4, record_requests=True, record_commands=True)
+    one, four = (
+        simulate(
+            device, [chunk], config, channels=4, threads=n, record_requests=True, record_commands=True
+        )
+        for n in (1, 4)
+    )  # fmt: skip
     assert_same(four, one)
     mapping = load_mapping(device, config.mapping, 4)
     channel, bank, row, column = mapping.decode(address)
     mine = channel == 2
     alone = load_mapping(device, config.mapping, 1).encode(0, bank[mine], row[mine], column[mine])
-    single = simulate(
-        device, [RequestChunk(alone, chunk.is_write[mine])], config, record_requests=True, record_commands=True
-    )
+    share = RequestChunk(alone, chunk.is_write[mine])
+    single = simulate(device, [share], config, record_requests=True, record_commands=True)
     assert single.per_request is not None and four.per_request is not None
     np.testing.assert_array_equal(four.per_request.depart[mine], single.per_request.depart)
     assert four.requests == n and sum(len(log) for log in four.command_logs or []) > n
