@@ -401,6 +401,18 @@ def test_a_program_has_no_controller(capsys):
     assert code == 2 and "unknown refresh policy 'allbank'; did you mean all-bank" in err
 
 
+def test_pim_run_reads_instruction_traces_of_aim(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("isr.trace").write_text("AiM MAC_ABK 64 0xffffffff 3\nAiM EOC\n")
+    run = ("pim", "run", "-p", "isr.trace", "--json")
+    assert json.loads(neardata(capsys, *run)[1])["device"] == "gddr6-aim"
+    report = json.loads(neardata(capsys, *run, "-d", "gddr6-aim-asbuilt")[1])
+    assert (report["cycles"], report["channels"], report["refresh"]) == (185, 32, "none")
+    Path("isr.trace").write_text("AiM MAC_ABK 64\n")
+    code, _, err = neardata(capsys, *run)
+    assert code == 2 and "isr.trace:1: 1 operands, expected opsize, channels, row" in err
+
+
 def test_without_a_place_for_kernels_the_remedy_is_told(capsys, monkeypatch):
     def refused(*_, **__):
         raise RuntimeError("cannot cache function 'f': no locator available for file 'f_kernel.py'")

@@ -27,7 +27,10 @@ def _group() -> None:
 @app.command("run")
 def run(
     program: Annotated[
-        Path, typer.Option("--program", "-p", help="Program: YAML or JSON (docs/programs.md).")
+        Path,
+        typer.Option(
+            "--program", "-p", help="Program: YAML or JSON (docs/programs.md), or an AiM instruction .trace."
+        ),
     ],
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="Run on this device, not the one the program names.")
@@ -49,6 +52,7 @@ def run(
     from neardata.arch.errors import InputError, nearest
     from neardata.cli.output import check_writable, text_file
     from neardata.cli.overrides import parse_overrides
+    from neardata.sim.dram.aim import read_isr_trace
     from neardata.sim.dram.pim import run_program
     from neardata.sim.dram.program import REFRESH_POLICIES, Program
     from neardata.sim.timeline import write_timeline
@@ -63,7 +67,8 @@ def run(
     if overrides.controller:
         key = next(iter(overrides.controller))
         raise InputError("a program has no controller", key=f"controller.{key}")
-    p = Program.read(program)
+    isr = program.suffix == ".trace"
+    p = read_isr_trace(program, device or "gddr6-aim") if isr else Program.read(program)
     d = None
     if device is not None or overrides.device:
         d = load_device(device or p.device, {**p.overrides, **overrides.device})
