@@ -38,8 +38,7 @@ other; the program ends when the last one does.
                                 cycles more; kind: ``reads`` (data of every read is back),
                                 ``data`` (and every write burst is in), ``all`` (every command
                                 has taken its ``latency``)
-``{wait: n}``                   the next command comes at the earliest n cycles after the last one
-                                (or after the fence or wait before this one)
+``{wait: n}``                   n cycles pass in which no command issues, from the first that could
 ``{until: {COMMAND: {...}}}``   wait until that command could issue, without issuing it
 ``{parallel: [[...], [...]]}``  streams of steps, each in order; of their next commands the one
                                 that can issue first does, at a tie the stream listed first; ends

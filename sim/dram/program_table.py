@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.dram import Device, TimingRule
+from neardata.arch.dram import Device
 from neardata.arch.errors import InputError, nearest
 from neardata.sim.dram import program_kernel as k
 from neardata.sim.dram.program import (
@@ -30,6 +30,7 @@ from neardata.sim.dram.program import (
     Wait,
     Yield,
 )
+from neardata.sim.dram.slots import Slots
 
 Table = NDArray[np.int64]
 
@@ -388,7 +389,7 @@ class _Builder:
         causes = tuple(dict.fromkeys(rule.name for rule in device.rules))
         units = int(device.node_of(device.refresh_at).max()) + 1
         config = self._config(len(commands), len(causes), units, enter)
-        slots = _Slots(device, commands, causes)
+        slots = Slots(device, commands, causes)
         plan, first, step = self._plan(commands, slots, config)
         for role, column in _ROLE_COLUMNS.items():
             number = self.roles.get(role)
@@ -449,7 +450,7 @@ class _Builder:
         return config
 
     def _plan(
-        self, commands: tuple[int, ...], slots: _Slots, config: Table
+        self, commands: tuple[int, ...], slots: Slots, config: Table
     ) -> tuple[Table, list[int], list[int]]:
         """The plan, and per command the address of its first target and the step to the next."""
         device, words, last = self.device, int(config[k.K_WORDS]), int(config[k.K_LAST])
@@ -533,89 +534,6 @@ class _Builder:
             depart=zeros(len(tables.host)),
             log=zeros(1 << 12 if self.log else 1, 6),
         )
-
-
-class _Slots:
-    """Where the last issues of commands are kept, and which of them bind which command.
-
-    A rule between a first and a then command binds where they share a node of its level, that
-    is, where they share an ancestor at the highest of the rule's and the two commands' levels:
-    one slot per node of that level is enough. Commands that lie across levels, windows (each
-    node has its own history) and sibling rules use the nodes of the rule's level themselves.
-    """
-
-    def __init__(self, device: Device, commands: tuple[int, ...], causes: tuple[str, ...]) -> None:
-        self.device = device
-        self.first_target = []
-        self._tables: dict[tuple[int, int, int], int] = {}
-        self.clamp: list[int] = []
-        """Per slot: the largest gap counted from it."""
-        n = 0
-        for c in commands:
-            self.first_target.append(n)
-            n += device.n_units(c)
-        self.reads: list[list[tuple[int, int, int]]] = [[] for _ in range(n)]
-        """Per target: (slot, gap, cause)."""
-        self.writes: list[list[tuple[int, int]]] = [[] for _ in range(n)]
-        """Per target: (slot, window)."""
-        for rule in device.rules:
-            if rule.first in commands and rule.then in commands and rule.gap > 0:
-                self._add(rule, commands, causes.index(rule.name))
-        self.reads = [_largest(entries) for entries in self.reads]
-        self.steady: list[bool] = []
-        """Per command: no window counts it, so a repetition of it settles at one distance."""
-        for start, c in zip(self.first_target, commands, strict=True):
-            written = [entry for t in range(start, start + device.n_units(c)) for entry in self.writes[t]]
-            self.steady.append(all(window == 1 for _, window in written))
-
-    def _add(self, rule: TimingRule, commands: tuple[int, ...], cause: int) -> None:
-        device = self.device
-        first, then = device.commands[rule.first], device.commands[rule.then]
-        first_depth, then_depth = device.levels.index(first.at), device.levels.index(then.at)
-        level = rule.level
-        if rule.sibling:
-            if first_depth < level or set(device.levels[: level + 1]) & set(first.across):
-                return  # a command that spans the level has no siblings in it
-        elif rule.window > 1:
-            level = level if first.across else min(level, first_depth)
-        elif not first.across and not then.across:
-            level = min(level, first_depth, then_depth)
-        slots = self._table(rule.first, level, rule.window, commands)
-        node = device.node_of(level)
-        siblings = device.counts[level]
-        base = self.first_target[commands.index(rule.then)]
-        for unit in range(device.n_units(rule.then)):
-            nodes = np.unique(node[device.banks_of(rule.then, unit)]).tolist()
-            if rule.sibling:
-                parents = {n: n // siblings * siblings for n in nodes}
-                nodes = sorted({p + i for n, p in parents.items() for i in range(siblings) if p + i != n})
-            for n in nodes:
-                start = slots + n * rule.window
-                self.reads[base + unit].append((start + rule.window - 1, rule.gap, cause))
-                for slot in range(start, start + rule.window):
-                    self.clamp[slot] = max(self.clamp[slot], rule.gap)
-
-    def _table(self, first: int, level: int, window: int, commands: tuple[int, ...]) -> int:
-        """First slot of a command's history by node of a level."""
-        key = (first, level, window)
-        if key not in self._tables:
-            node = self.device.node_of(level)
-            start = self._tables[key] = len(self.clamp)
-            self.clamp += [0] * ((int(node.max()) + 1) * window)
-            base = self.first_target[commands.index(first)]
-            for unit in range(self.device.n_units(first)):
-                for n in np.unique(node[self.device.banks_of(first, unit)]).tolist():
-                    self.writes[base + unit].append((start + n * window, window))
-        return self._tables[key]
-
-
-def _largest(entries: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """One entry a slot: the first of those with its largest gap, in the order of the rules."""
-    best: dict[int, tuple[int, int, int]] = {}
-    for entry in entries:
-        if entry[0] not in best or entry[1] > best[entry[0]][1]:
-            best[entry[0]] = entry
-    return [entry for entry in entries if best[entry[0]] is entry]
 
 
 def _chooses_banks(loop: Loop, device: Device) -> bool:

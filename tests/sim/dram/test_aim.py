@@ -11,10 +11,11 @@ import pytest
 from naive.aim_traces import lines
 from neardata.arch.dram import load_device
 from neardata.arch.errors import InputError
-from neardata.sim.dram.aim import AS_BUILT, fold, gemv, read_isr_trace
+from neardata.sim.dram.aim import AS_BUILT, gemv, read_isr_trace
 from neardata.sim.dram.checker import check
 from neardata.sim.dram.pim import ChannelReport, run_program
 from neardata.sim.dram.program import Loop, Program
+from neardata.sim.dram.program_folding import fold
 
 ROWS = list(csv.DictReader((Path(__file__).parents[2] / "data" / "pim" / "aim.csv").open()))
 BY_NAME = {row["trace"]: row for row in ROWS}

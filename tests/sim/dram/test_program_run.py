@@ -15,7 +15,6 @@ from naive.program import Illegal, NaiveChannel
 from naive.random_program import RandomProgram
 from neardata.arch.dram import Device, device_names, load_device
 from neardata.arch.errors import InputError
-from neardata.sim.dram import pim
 from neardata.sim.dram.checker import check
 from neardata.sim.dram.pim import ChannelReport, run_program
 from neardata.sim.dram.program import Program
@@ -339,7 +338,7 @@ def test_host_requests_in_the_wrong_mode_are_refused():
 
 
 def test_interrupted_programs_report_what_they_have(monkeypatch):
-    from neardata.sim.dram import program_kernel
+    from neardata.sim.dram import program_channel, program_kernel
 
     calls = []
 
@@ -351,7 +350,7 @@ def test_interrupted_programs_report_what_they_have(monkeypatch):
 
     real = program_kernel.execute
     monkeypatch.setattr(program_kernel, "execute", execute)
-    monkeypatch.setattr(pim, "SLICE", 1000)
+    monkeypatch.setattr(program_channel, "SLICE", 1000)
     program = Program.from_dict({"device": "gddr6-aim", "refresh": "none", "body": tiles(1000)})
     report = run_program(program, jump=False)
     assert report.partial
