@@ -145,6 +145,8 @@ class DeviceTables:
     gap: Table
     pair_offset: Table
     pair_gap: Table
+    closing: tuple[int, int, int]
+    """Ticks from a read, a write with auto-precharge to the precharge, and tRAS."""
     units: Table
     unit_of: Table
     bus_cycles: Table
@@ -185,6 +187,17 @@ def device_tables(device: Device) -> DeviceTables:
             if full is not None and (wide is None or full[0, 0] > wide[0, 0]):
                 kind[i, k.K_BANK_GAP + j] = full[0, 0]
 
+    def in_bank(first: int, then: int) -> int:
+        table = gaps.banks(first, then)
+        return 0 if table is None else max(0, int(table[0, 0]))
+
+    activate, precharge = roles[2:4]
+    recovery = in_bank(precharge, activate)
+    closing = (
+        in_bank(roles[4], activate) - recovery, in_bank(roles[5], activate) - recovery,
+        in_bank(activate, precharge),
+    )  # fmt: skip
+
     # all pairs, for commands issued by their table row alone
     pair_offset = np.full((n_commands, n_commands), -1, dtype=np.int64)
     pairs: list[Table] = [np.zeros(0, dtype=np.int64)]
@@ -218,7 +231,7 @@ def device_tables(device: Device) -> DeviceTables:
         ends = np.cumsum(np.bincount(of)) + c * banks
         cover_start[c, 0], cover_start[c, 1 : len(ends) + 1] = c * banks, ends
     return DeviceTables(
-        group=group, kind=kind, gap=group_gap.ravel(), pair_offset=pair_offset,
+        group=group, kind=kind, gap=group_gap.ravel(), closing=closing, pair_offset=pair_offset,
         pair_gap=np.concatenate(pairs), units=units, unit_of=np.stack(device.unit_of),
         bus_cycles=np.array(device.command_cycles, dtype=np.int64), windows=len(windows), window=window,
         window_node=window_node, window_gap=window_gap.ravel(), window_ring=ring,
@@ -258,6 +271,7 @@ def new_channel(
     r[k.C_PAGE] = ("open", "closed", "timeout").index(config.page)
     r[k.C_TIMEOUT] = config.page_timeout
     r[k.C_READ_LATENCY], r[k.C_WRITE_LATENCY] = device.read_latency, device.write_latency
+    r[k.C_READ_CLOSE], r[k.C_WRITE_CLOSE], r[k.C_ROW_OPEN] = tables.closing
     r[k.C_LOG], r[k.C_COMPLETIONS] = log, completions
     r[k.C_WINDOWS], r[k.C_COMMANDS] = tables.windows, len(device.commands)
     r[k.C_GROUPS], r[k.C_MAX_UNITS] = tables.group.max() + 1, tables.units.max()
@@ -304,7 +318,7 @@ def new_channel(
         units=tables.units, unit_of=tables.unit_of, bus_cycles=tables.bus_cycles,
         refresh_units=plan.rounds.ravel() if plan else full(1),
         cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=full(4096),
-        node=full((refresh_nodes, 3)), command_count=full(len(device.commands)),
+        node=full((refresh_nodes, 4)), command_count=full(len(device.commands)),
     )  # fmt: skip
 
 

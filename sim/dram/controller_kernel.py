@@ -56,14 +56,15 @@ ROW, COLUMN, BANK, KIND, AGE, ARRIVE, ID, COUNTED, NEXT, PREVIOUS, ADDRESS, REQU
     C_READ_LATENCY, C_WRITE_LATENCY, C_REFRESH_INTERVAL, C_REFRESH_ROUNDS, C_REFRESH_WIDTH,
     C_REFRESH_COMMAND, C_REFRESH_PRECHARGE, C_LOG, C_COMPLETIONS, C_WINDOWS, C_COMMANDS,
     C_ACT2, C_ACT2_DEADLINE, C_SYNC_READ, C_SYNC_WRITE, C_SYNC_READ_HOLD, C_SYNC_WRITE_HOLD,
-    C_COLUMN_BITS, C_BANK_BITS, C_ROW_BITS, C_GROUPS, C_MAX_UNITS, C_SLICES,
+    C_COLUMN_BITS, C_BANK_BITS, C_ROW_BITS, C_GROUPS, C_MAX_UNITS, C_SLICES, C_READ_CLOSE, C_WRITE_CLOSE,
+    C_ROW_OPEN,
     R_NOW, R_MODE, R_MODE_STALE, R_READS, R_WRITES, R_ACTIVE, R_FREE, R_AGE, R_NEXT_REFRESH,
     R_REFRESH_ROUND, R_PENDING_HEAD, R_PENDING, R_BUS_FREE, R_COLUMN_FREE, R_ACT2_SLOT,
     R_ACT2_DEADLINE, R_SYNC_SLOT, R_SYNC_EXPIRY, R_NEXT_ID, R_WATCH, R_LATENCY_HEAD, R_LOG, R_COMPLETED,
     S_READS, S_WRITES, S_FORWARDED, S_COALESCED, S_HITS, S_MISSES, S_CONFLICTS, S_READS_SERVED,
     S_WRITES_SERVED, S_LATENCY, S_LAST_ACCEPT, S_LAST_READ, S_LAST_WRITE, S_LAST_FORWARD, S_MAX_LATENCY,
     S_DEPARTED_LATENCY, SCALARS,
-) = range(70)  # fmt: skip
+) = range(73)  # fmt: skip
 PAGE_OPEN, PAGE_CLOSED, PAGE_TIMEOUT = 0, 1, 2
 
 # kind[k]: the six kinds of command, their rules and bus
@@ -103,7 +104,8 @@ window_ring: (W, nodes, longest + 1), the last column the place. window_gap: (W 
 last_issue: (C * U). book: (BOOK). slices: (3 * C_SLICES) shifts, masks and targets of the address
 fields. pair_offset: (C, C) into pair_gap, the flat (units, units) tables. units: (C).
 unit_of: (C, banks). bus_cycles: (C). refresh_units: rounds times width. cover_start, cover_bank: banks
-of each unit. pending: ring of refreshes due. node: (N, 3) open banks, since when, cycles so far.
+of each unit. pending: ring of refreshes due. node: (N, 4) open banks, since
+when, cycles before that, until when.
 command_count: (C).
 """
 
@@ -141,17 +143,18 @@ def record(r, log, t, command, unit, row, column, kind, arrive):
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def opened(bank, node, b, t):
     n = bank[b, B_NODE]
-    if node[n, 0] == 0:
+    if node[n, 0] == 0 and t > node[n, 3]:  # else a row is still closing: open all the while
+        node[n, 2] += node[n, 3] - node[n, 1]
         node[n, 1] = t
     node[n, 0] += 1
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
 def closed(bank, node, b, t):
+    """A row is closed from ``t`` on, which may lie ahead (auto-precharge)."""
     n = bank[b, B_NODE]
     node[n, 0] -= 1
-    if node[n, 0] == 0:
-        node[n, 2] += t - node[n, 1]
+    node[n, 3] = max(node[n, 3], t)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -317,8 +320,10 @@ def issue_column(
     command = after(issued, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
     record(r, log, t, command, b, row, pool[s, COLUMN], kind, pool[s, ARRIVE])
     if issued >= 4:
+        # the device precharges once the row has been open long enough and the access is over
+        opened_at = last_issue[kinds[ACT, K_COMMAND] * r[C_MAX_UNITS] + b]
         bank[b, B_OPEN_ROW] = CLOSED
-        closed(bank, node, b, t)
+        closed(bank, node, b, max(t + r[C_READ_CLOSE + kind], opened_at + r[C_ROW_OPEN]))
         sort_out(bank, pool, b)
     bank[b, B_LAST_COLUMN] = t
     if more:

@@ -164,7 +164,7 @@ def simulate(
     with ThreadPoolExecutor(max_workers=threads or channels) as pool:
         try:
             for chunk, final in _with_last(_pieces(chunks)):
-                shares = _shares(chunk, taken, mapping, pool)
+                shares = _shares(device, config, chunk, taken, mapping, pool)
                 taken += len(chunk)
                 list(pool.map(_ChannelRun.feed, parts, shares, itertools.repeat(final)))
                 if progress is not None:
@@ -274,12 +274,15 @@ def _with_last(chunks: Iterable[RequestChunk]) -> Iterator[tuple[RequestChunk, b
 
 
 def _shares(
-    chunk: RequestChunk, taken: int, mapping: AddressMapping, pool: ThreadPoolExecutor
-) -> list[_Share]:
+    device: Device, config: ControllerConfig, chunk: RequestChunk, taken: int, mapping: AddressMapping,
+    pool: ThreadPoolExecutor,
+) -> list[_Share]:  # fmt: skip
     address = np.ascontiguousarray(chunk.address, dtype=np.int64)
     if address.min() < 0 or address.max() >= mapping.capacity_bytes:
         worst = int(address.max()) if address.min() >= 0 else int(address.min())
         raise InputError(f"address {worst:#x} is beyond the {mapping.capacity_bytes:#x} bytes of memory")
+    if config.device_table == "corrected":  # the peer takes two bytes of a burst for two addresses
+        address = address & -device.burst_bytes
     is_write = np.ascontiguousarray(chunk.is_write, dtype=np.uint8)
     none = np.zeros(0, dtype=np.int64)
     arrival = none if chunk.arrival is None else np.ascontiguousarray(chunk.arrival, dtype=np.int64)
@@ -308,8 +311,8 @@ def _report(
     open_cycles = 0
     for part in parts:
         node = part.state.node
-        still = node[:, 0] > 0
-        open_cycles += int(node[:, 2].sum() + (end - node[still, 1]).clip(0).sum())
+        until = np.where(node[:, 0] > 0, end + 1, node[:, 3].clip(max=end + 1))
+        open_cycles += int((node[:, 2] + (until - node[:, 1]).clip(0)).sum())
     counts = sum(part.state.command_count for part in parts)
     histogram = sum(part.state.book[k.F_HISTOGRAM :] for part in parts)
     served = int(last[:, k.S_READS_SERVED].sum())

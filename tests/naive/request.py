@@ -108,6 +108,8 @@ class Controller:
         self.synced: Request | None = None
         """Data clock synchronised in the last tick for this request: it goes next."""
         self.data_clock_until = 0
+        self.opened_at: dict[int, int] = {}
+        self.closing: dict[int, int] = {}
         self.edge_after_row_command = -1
         self.row_command: tuple[int, int] = (-1, -1)
         """(command, bank) last issued on the row bus at a clock's rising edge."""
@@ -179,7 +181,10 @@ class Controller:
             issued = self._issue_if(self._choose())
         if not issued and self.page == "timeout" and not self.maintenance:
             self._close_an_idle_bank()
-        self.result.open_cycles += len({self.refresh_node[b] for b in self.banks.open_banks()})
+        # an auto-precharged row stays open until the device closes it
+        still = (b for b, until in self.closing.items() if self.clk < until)
+        rows = {*self.banks.open_banks(), *(a.bank for a in self.activating), *still}
+        self.result.open_cycles += len({self.refresh_node[b] for b in rows})
 
     def _tick_dual_bus(self) -> bool:
         """A column and a row command; with half-clock ticks all but precharges wait for a rising edge."""
@@ -328,6 +333,10 @@ class Controller:
         if completes and self.page == "closed" and not self._row_wanted_by_others(request):
             command = self.with_precharge.get(command, command)
         self._record(command, request.bank, request.row, request.column, request.kind)
+        if command == self.activate:
+            self.opened_at[request.bank] = self.clk
+        if command in self.with_precharge.values():
+            self.closing[request.bank] = self._closes_at(request.bank, command)
         if completes:
             self._complete(request)
         elif command == self.activate:
@@ -340,6 +349,16 @@ class Controller:
         elif command == self.activate_second:
             self._remove(request)
             self.active.append(request)
+
+    def _closes_at(self, bank: int, command: int) -> int:
+        """When the device precharges after a column command with auto-precharge."""
+
+        def gap(first: int, then: int) -> int:
+            last = len(self.device.levels) - 1
+            return next(r.gap for r in self.device.rules if (r.level, r.first, r.then) == (last, first, then))
+
+        access = gap(command, self.activate) - gap(self.precharge, self.activate)
+        return max(self.clk + access, self.opened_at[bank] + gap(self.activate, self.precharge))
 
     def _record(self, command: int, bank: int, row: int, column: int, kind: int) -> None:
         self.banks.issue(command, bank, row, self.clk)

@@ -183,7 +183,7 @@ def test_energy_of_a_byte():
     per_bit, multiply_add = 0.11 + 0.44, 0.32 / 2  # pJ per bit; pJ per byte of FP16
     work = (items["ACTAB"] + items["MACAB"]) / report.internal_bytes
     assert work == pytest.approx(8 * per_bit + multiply_add, rel=1e-3)
-    assert report.energy.status == "literature"
+    assert report.energy.status == "assumed"
     assert report.energy.unmodelled == ("SFM",)
 
 

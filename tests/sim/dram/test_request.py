@@ -88,6 +88,8 @@ def compare(device: Device, chunk: RequestChunk, config: ControllerConfig) -> Re
         "forwarded_reads", "coalesced_writes",
     ):  # fmt: skip
         assert getattr(ours, counter) == getattr(naive, counter), counter
+    if len(mine) == len(theirs):
+        assert ours.open_cycles == naive.open_cycles
     for counter in ("row_hits", "row_misses", "row_conflicts"):
         assert ours.at_last_accept[counter] == naive.at_last_accept[counter], counter
     assert ours.at_last_accept["avg_read_latency_cycles"] == pytest.approx(
@@ -414,3 +416,12 @@ def test_missing_refresh_is_refused() -> None:
         device = load_device("ddr4-2400r")
         config = load_profile("ramulator21-frfcfs", {"refresh": "per-bank"})
         simulate(device, [RequestChunk(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool))], config)
+
+
+def test_bytes_of_one_burst_are_one_address() -> None:
+    device = load_device("ddr4-2400r")
+    chunk = RequestChunk(np.arange(4000) * 8, np.ones(4000, dtype=bool))
+    ours, aligned = ControllerConfig(), RequestChunk(chunk.address // 64 * 64, chunk.is_write)
+    assert simulate(device, [chunk], ours).coalesced_writes > 3000
+    assert_same_counters(simulate(device, [chunk], ours), simulate(device, [aligned], ours))
+    assert simulate(device, [chunk], load_profile("ramulator21-frfcfs")).coalesced_writes == 0
