@@ -89,6 +89,13 @@ Keys = tuple[str | int, ...]
 
 MOST_OWED = 8
 """Refreshes that may be postponed (JESD79-4 4.24)."""
+MOST_CHANNELS = 65536
+MOST_REQUESTS = 10**8
+"""Host requests of a channel; each is kept in memory."""
+LARGEST = 10**15
+"""Largest count, number of cycles or byte offset of a program."""
+LARGEST_IN_ADDRESS = 10**9
+"""Largest number in the expression of an address field."""
 
 
 @dataclass(frozen=True)
@@ -430,9 +437,11 @@ class _Parser:
             if key not in allowed:
                 raise self.error(f"unknown key{nearest(str(key), allowed)}", (*keys, str(key)))
 
-    def _integer(self, value: Any, least: int, keys: Keys) -> int:
+    def _integer(self, value: Any, least: int, keys: Keys, most: int = LARGEST) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.error(f"must be an integer of at least {least}, got '{value}'", keys)
+        if value > most:
+            raise self.error(f"must be at most {most}, got {value}", keys)
         return value
 
     def program(self, data: Any) -> Program:
@@ -468,7 +477,7 @@ class _Parser:
                 raise self.error("must be a list of {channels: n, body: [...]}", ("groups",))
             groups = tuple(self.group(g, ("groups", i)) for i, g in enumerate(data["groups"]))
         else:
-            channels = self._integer(data.get("channels", 1), 1, ("channels",))
+            channels = self._integer(data.get("channels", 1), 1, ("channels",), MOST_CHANNELS)
             groups = (ChannelGroup(channels, self.body(data["body"], ("body",), ())),)
         host = self.host(data["host"], ("host",)) if data.get("host") is not None else None
         return Program(
@@ -481,7 +490,7 @@ class _Parser:
         self._known(data, ("name", "channels", "body"), keys)
         if "body" not in data:
             raise self.error("missing", (*keys, "body"))
-        channels = self._integer(data.get("channels", 1), 1, (*keys, "channels"))
+        channels = self._integer(data.get("channels", 1), 1, (*keys, "channels"), MOST_CHANNELS)
         body = self.body(data["body"], (*keys, "body"), ())
         return ChannelGroup(channels, body, name=str(data.get("name", "")), keys=keys)
 
@@ -490,10 +499,14 @@ class _Parser:
         if "requests" not in data:
             raise self.error("missing", (*keys, "requests"))
         values: dict[str, Any] = {
-            name: self._integer(data[name], least, (*keys, name))
+            name: self._integer(
+                data[name], least, (*keys, name), MOST_REQUESTS if name == "requests" else LARGEST
+            )
             for name, least in _HOST_INTEGERS.items()
             if name in data
         }
+        if values["requests"] * values.get("stride", 0) > LARGEST:
+            raise self.error(f"times 'requests' must be at most {LARGEST}", (*keys, "stride"))
         policy = data.get("policy", "host-first")
         if policy not in ("host-first", "pim-first"):
             raise self.error(f"'{policy}' is not one of host-first, pim-first", (*keys, "policy"))
@@ -599,6 +612,10 @@ class _Parser:
                 at[str(name)] = Affine.parse(value)
             except ValueError as error:
                 raise self.error(str(error), (*keys, command, str(name))) from None
+            numbers = (at[str(name)].constant, *(factor for _, factor in at[str(name)].factors))
+            if max(map(abs, numbers)) > LARGEST_IN_ADDRESS:
+                message = f"numbers must be at most {LARGEST_IN_ADDRESS}, got '{value}'"
+                raise self.error(message, (*keys, command, str(name)))
             for used, _ in at[str(name)].factors:
                 if used not in known:
                     allowed = nearest(used, known) if known else "; there is no loop around it"

@@ -151,6 +151,48 @@ def test_not_affine(expression):
             "2: host.mapping: must name each of bank_group, bank, row, column once",
         ),
         (body("  - PREA\n", more="host: {start: 1}\n"), "2: host.requests: missing"),
+        (
+            body(f"  - {{loop: {10**30}, body: [PREA]}}\n"),
+            f"3: body.0.loop: must be at most {10**15}, got {10**30}",
+        ),
+        (body(f"  - {{loop: {{i: {10**30}}}, body: []}}\n"), "3: body.0.loop.i: must be at most"),
+        (body(f"  - {{wait: {10**25}}}\n"), f"3: body.0.wait: must be at most {10**15}, got"),
+        (body(f"  - {{fence: all, plus: {10**25}}}\n"), "3: body.0.plus: must be at most"),
+        (body(f"  - {{PREA: {{}}, repeat: {10**19}}}\n"), "3: body.0.repeat: must be at most"),
+        (body(f"  - {{yield: {10**19}}}\n"), "3: body.0.yield: must be at most"),
+        (body("  - PREA\n", more=f"first_refresh: {10**19}\n"), "2: first_refresh: must be at most"),
+        (body("  - PREA\n", more="channels: 65537\n"), "2: channels: must be at most 65536, got 65537"),
+        (
+            body("  - PREA\n", more=f"host: {{requests: {10**9}}}\n"),
+            "2: host.requests: must be at most 100000000",
+        ),
+        (
+            body("  - PREA\n", more=f"host: {{requests: 1000, stride: {10**14}}}\n"),
+            "2: host.stride: times 'requests' must be at most",
+        ),
+        (
+            body("  - PREA\n", more=f"host: {{requests: 10000, interval: {10**15}}}\n"),
+            "2: host.interval: the program gets too long",
+        ),
+        (
+            body(f"  - {{loop: {{i: 0}}, body: [{{ACT16: {{row: {10**19}*i}}}}]}}\n"),
+            "3: body.0.body.0.ACT16.row: numbers must be at most 1000000000",
+        ),
+        (
+            body(f"  - loop: {10**12}\n    body:\n      - loop: {10**12}\n        body: [PREA]\n"),
+            "5: body.0.body.0.loop: the program gets too long: up to 1.0e+24 cycles, at most 5.8e+17",
+        ),
+        (
+            body(
+                f"  - loop: {10**9}\n    body:\n      - {{wait: 3}}\n"
+                f"      - {{PREA: {{}}, repeat: {10**9}}}\n"
+            ),
+            "6: body.0.body.1.repeat: the program gets too long",
+        ),
+        (
+            body(f"  - loop: {10**9}\n    body:\n      - {{wait: {10**9}}}\n"),
+            "5: body.0.body.0.wait: the program gets too long",
+        ),
     ],
 )
 def test_malformed(tmp_path, text, message):
@@ -190,6 +232,11 @@ def test_malformed(tmp_path, text, message):
 )
 def test_forbidden_commands_name_loop_position_and_cycle(tmp_path, steps, message):
     assert wrong(tmp_path, body(steps)).startswith(message)
+
+
+def test_a_program_near_the_longest_is_counted_exactly():
+    data = {"device": "gddr6-aim", "refresh": "none", "body": [{"loop": 10**14, "body": ["PREA"]}]}
+    assert run_program(Program.from_dict(data)).command_counts == {"PREA": 10**14}
 
 
 def test_refresh_point_with_open_rows(tmp_path):
