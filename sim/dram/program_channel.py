@@ -88,7 +88,7 @@ def _report(
         open_cycles += int(opens[unit])
         mask = tables.plan[config[k.K_UNIT_MASK] + unit * len(words) :]
         if any((state_word[2 * w] | state_word[2 * w + 1]) & mask[w] for w in words):
-            open_cycles += over - int(now[k.T_DUE + config[k.K_UNITS] + unit])
+            open_cycles += over
 
     host = None
     served = int(state.register[k.R_HOST])

@@ -75,9 +75,8 @@ READS, WRITES = 1, 2  # G_DATA
 
 # time
 T_PREVIOUS, T_BUS, T_COLUMN_BUS, T_DUE = range(4)
-# T_DUE + r: refresh unit r is due; then the ticks since which unit r has an open bank; then, from
-# K_FENCES on, for each stream: when its reads, its data and all of its commands are complete, and
-# the first tick that its fences and waits allow
+# T_DUE + r: refresh unit r is due; then, from K_FENCES on, for each stream: when its reads, its data and
+# all of its commands are complete, and the first tick that its fences and waits allow
 F_READS, F_DATA, F_ALL, F_BOUND, F_WIDTH = range(5)
 
 # word
@@ -86,7 +85,8 @@ W_MODE, W_BANKS = range(2)
 
 # stat
 S_REFRESHES, S_BUSY, S_COMMANDS = range(3)
-# then causes, phases, ticks with an open bank of each refresh unit
+# then causes, phases, and for each refresh unit the ticks at which its last open bank closed less those
+# at which its first opened: in a period both occur equally often, so that the difference grows evenly
 
 # stream: operation, repetition of it, why it waits, then an index per loop, then a count per level
 P_PC, P_REPEAT, P_CAUSE, P_INDEX = range(4)
@@ -180,7 +180,7 @@ def _forbidden_bank(config, plan, now, mask, needs):
 def _change(config, plan, now, target, tick):
     """New states of the target's banks."""
     words, units = config[K_WORDS], config[K_UNITS]
-    word, since = config[K_WORD] + W_BANKS, T_DUE + units
+    word, opens = config[K_WORD] + W_BANKS, config[K_OPEN_CYCLES]
     mask, leaves = target + plan[target + G_MASK], plan[target + G_LEAVES]
     for unit in range(units):
         was_open, is_open = np.int64(0), np.int64(0)
@@ -190,9 +190,9 @@ def _change(config, plan, now, target, tick):
             was_open |= before
             is_open |= before & ~plan[mask + w] if leaves == CLOSED else before | plan[mask + w] & mine
         if is_open and not was_open:
-            now[since + unit] = tick
+            now[opens + unit] -= tick
         elif was_open and not is_open:
-            now[config[K_OPEN_CYCLES] + unit] += tick - now[since + unit]
+            now[opens + unit] += tick
     for w in range(words):
         now[word + 2 * w] &= ~plan[mask + w]
         now[word + 2 * w + 1] &= ~plan[mask + w]
@@ -339,11 +339,11 @@ def _same_openers(config, now, bank, saved, level):
     n, tail = config[K_BANKS], len(now)
     for a in range(n):
         if _is_open(config, now, a):
-            if bank[a, B_OPENER] != saved[level, tail + a]:
+            if bank[a, B_OPENER] != saved[level, tail + n + a]:
                 return False
             for b in range(n):
                 order = bank[a, B_SEQUENCE] - bank[b, B_SEQUENCE]
-                before = saved[level, tail + n + a] - saved[level, tail + n + b]
+                before = saved[level, tail + 2 * n + a] - saved[level, tail + 2 * n + b]
                 differs = (order > 0) != (before > 0) or (order < 0) != (before < 0)
                 if differs and _is_open(config, now, b):
                     return False
@@ -357,6 +357,8 @@ def _skip_periods(config, clamp, now, register, bank, brent, saved, level, itera
     ``wanted``: recurrences in a row before a jump. A row that a column command checks is an affine
     function of the loop's index, and so is the row opened for it: having agreed in two periods
     that are alike, they agree in all; the first period may still look back to before the loop.
+    The open rows advance with the periods. Those of loops counted as one (see `_count`) are no such
+    function, so at least one iteration is left, which opens its rows itself.
     """
     replace = False
     skipped = np.int64(0)
@@ -368,7 +370,7 @@ def _skip_periods(config, clamp, now, register, bank, brent, saved, level, itera
         again = period == brent[level, D_PERIOD]
         brent[level, D_MATCHES] = brent[level, D_MATCHES] + 1 if again else 1
         brent[level, D_PERIOD] = period
-        periods = (total - iteration) // period
+        periods = (total - iteration - 1) // period
         replace = brent[level, D_MATCHES] < wanted or periods == 0
         if not replace:
             shift = (now[T_PREVIOUS] - saved[level, T_PREVIOUS]) * periods
@@ -377,9 +379,12 @@ def _skip_periods(config, clamp, now, register, bank, brent, saved, level, itera
                     now[i] += shift
                 elif i >= config[K_STAT]:
                     now[i] += (now[i] - saved[level, i]) * periods
+            if config[K_ROWS]:
+                for b in range(config[K_BANKS]):
+                    bank[b, B_ROW] += (bank[b, B_ROW] - saved[level, len(now) + b]) * periods
             register[R_MIN_DUE] += shift
             register[R_JUMPED] += periods
-            # what is left is less than a period
+            # what is left is at most a period
             brent[level, D_SAVED], brent[level, D_POWER] = -1, total
             skipped = periods * period
     elif iteration - brent[level, D_SAVED] >= brent[level, D_POWER]:
@@ -390,10 +395,14 @@ def _skip_periods(config, clamp, now, register, bank, brent, saved, level, itera
         brent[level, D_SAVED] = iteration
         for i in range(len(now)):
             saved[level, i] = now[i]
+        n, tail = config[K_BANKS], len(now)
+        if config[K_ROWS]:
+            for b in range(n):
+                saved[level, tail + b] = bank[b, B_ROW]
         if config[K_POLICY] == CLOSE_REOPEN:
-            for b in range(config[K_BANKS]):
-                saved[level, len(now) + b] = bank[b, B_OPENER]
-                saved[level, len(now) + config[K_BANKS] + b] = bank[b, B_SEQUENCE]
+            for b in range(n):
+                saved[level, tail + n + b] = bank[b, B_OPENER]
+                saved[level, tail + 2 * n + b] = bank[b, B_SEQUENCE]
     return skipped
 
 

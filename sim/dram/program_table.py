@@ -30,6 +30,7 @@ from neardata.sim.dram.program import (
     Wait,
     Yield,
 )
+from neardata.sim.dram.program_length import check_length
 from neardata.sim.dram.slots import Slots
 
 Table = NDArray[np.int64]
@@ -104,8 +105,10 @@ def build(
 
     Raises:
         InputError: unknown command or address field, missing or out-of-range address, a refresh
-            policy the device cannot follow; with the place in the program's file.
+            policy the device cannot follow, a program too long for 64-bit counters; with the
+            place in the program's file.
     """
+    check_length(program, group, device)
     return _Builder(program, group, device, refresh, log=log, jump=jump, runs=runs).build()
 
 
@@ -242,10 +245,12 @@ class _Builder:
     def loop(self, loop: Loop, scope: _Scope, phase: int) -> None:
         op = self.emit(k.LOOP, Place(loop, scope.loops))
         # loops that contain nothing but one loop count as one with it: the period of what is
-        # inside may be longer than the inner loop
+        # inside may be longer than the inner loop; not where rows are checked, which must be affine
+        # functions of one index
         nest = [loop]
         addressed = _chooses_banks(loop, self.device)
-        while len(nest[-1].body) == 1 and isinstance(inner := nest[-1].body[0], Loop):
+        checked = any(isinstance(step, Issue) and self.checks(step) for step in _walk(loop.body))
+        while not checked and len(nest[-1].body) == 1 and isinstance(inner := nest[-1].body[0], Loop):
             if addressed or _chooses_banks(inner, self.device):
                 break
             nest.append(inner)
@@ -279,12 +284,17 @@ class _Builder:
     def issue(self, issue: Issue, scope: _Scope, place: Place) -> None:
         columns = self.address(issue, scope, needs_row=True)
         command = self.device.commands[self.device.command_names.index(issue.command)]
-        opens = command.leaves in ("open", "activating")
-        check = "row" in issue.at and not opens
+        check = self.checks(issue)
         self.checks_rows |= check
         steady = command.leaves is None and command.enters is None and not columns["target_step"]
         steady &= not (check and columns["row_step"]) and not self.log
         self.emit(k.ISSUE, place, **columns, repeat=issue.repeat, check=check, run=steady)
+
+    def checks(self, issue: Issue) -> bool:
+        """Must the row of the step be the open one?"""
+        names, commands = self.device.command_names, self.device.commands
+        opens = {n for n, c in zip(names, commands, strict=True) if c.leaves in ("open", "activating")}
+        return "row" in issue.at and issue.command not in opens
 
     def error(self, message: str, issue: Issue, *keys: str) -> InputError:
         return self.program.error(message, (*issue.keys, issue.command, *keys))
@@ -440,7 +450,7 @@ class _Builder:
         config[k.K_COUNTS] = k.P_INDEX + self.depths
         config[k.K_OWED] = self.program.owed
 
-        config[k.K_FENCES] = k.T_DUE + 2 * units
+        config[k.K_FENCES] = k.T_DUE + units
         config[k.K_WORD] = config[k.K_FENCES] + k.F_WIDTH * (self.widest_fork + 1)
         config[k.K_STAT] = config[k.K_WORD] + k.W_BANKS + 2 * words
         config[k.K_CAUSES] = config[k.K_STAT] + k.S_COMMANDS + commands
@@ -522,7 +532,8 @@ class _Builder:
         stream = zeros(self.widest_fork + 1, int(config[k.K_COUNTS]) + levels)
         bank = zeros(banks, k.B_WIDTH)
         bank[:, k.B_ROW] = -1
-        openers = 2 * banks if config[k.K_POLICY] == k.CLOSE_REOPEN else 0
+        # the rows open in each bank, and by which command since when
+        kept = 3 if config[k.K_POLICY] == k.CLOSE_REOPEN else int(config[k.K_ROWS])
         return k.State(
             now=now,
             register=register,
@@ -530,7 +541,7 @@ class _Builder:
             bank=bank,
             queue=zeros(2 * banks + (k.POSTPONED + 1) * int(config[k.K_UNITS]) + 4, k.Q_WIDTH),
             brent=zeros(levels, k.D_WIDTH),
-            saved=zeros(levels, len(now) + openers),
+            saved=zeros(levels, len(now) + kept * banks),
             depart=zeros(len(tables.host)),
             log=zeros(1 << 12 if self.log else 1, 6),
         )

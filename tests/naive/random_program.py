@@ -15,7 +15,8 @@ class RandomProgram:
 
     Args:
         longest: most times the loops of each depth run, from the outermost.
-        illegal: chance that a step is dropped, so that some later command is not allowed.
+        illegal: chance that a step is dropped, or that a nest of loops checks another row than the
+            one it opens, so that some later command is not allowed.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class RandomProgram:
 
     def part(self, indices: dict[str, int], depth: int, inside: str) -> Body:
         rng = self.rng
-        kinds = ["episode"] * 5 + ["fence", "wait", "until", "mode"]
+        kinds = ["episode"] * 4 + ["several"] * 3 + ["fence", "wait", "until", "mode"]
         if depth < len(self.longest):
             kinds += ["loop", "loop"]
+        if depth + 1 < len(self.longest):
+            kinds += ["nest"]
         if not inside:
             kinds += ["phase", "parallel", "refresh", "yield"]
         match rng.choice(kinds):
@@ -87,11 +90,34 @@ class RandomProgram:
                 inner = {**indices, name: times}
                 body = self.body(rng.randint(1, 3), inner, depth + 1, inside)
                 return [{"loop": {name: times} if name in str(body) else times, "body": body}]
+            case "nest":
+                return self.nest(indices, depth)
+            case "several":
+                return self.several()
             case "phase":
                 return [{"phase": rng.choice("abc"), "body": self.body(2, indices, depth + 1)}]
             case "parallel":
                 return [{"parallel": self.streams(indices, depth)}]
         return self.episode(self.place(indices), indices)
+
+    def nest(self, indices: dict[str, int], depth: int) -> Body:
+        """Loops that hold nothing but a loop, around one episode; the row may depend on each of them."""
+        names, inner = [], dict(indices)
+        for most in self.longest[depth : depth + 2]:
+            self.names += 1
+            names.append(f"i{self.names}")
+            inner[names[-1]] = self.rng.randint(1, most)
+        place = self.place(indices)
+        place["row"] = " + ".join([self.rng.choice(["0", "1", "2"]) + f"*{name}" for name in names])
+        out = self.episode(place, inner, check=0.6)
+        if self.rng.random() < self.illegal:
+            for step in out[1:]:
+                for address in step.values():
+                    if isinstance(address, dict) and "row" in address:
+                        address["row"] += f" + {self.rng.choice(names)}"
+        for name in reversed(names):
+            out = [{"loop": {name: inner[name]}, "body": out}]
+        return out
 
     def streams(self, indices: dict[str, int], depth: int) -> list[Body]:
         """Streams on different banks where the first level below the channel allows it."""
@@ -163,7 +189,7 @@ class RandomProgram:
             not command.modes or self.mode in command.modes
         )
 
-    def episode(self, place: dict[str, int | str], indices: dict[str, int]) -> Body:
+    def episode(self, place: dict[str, int | str], indices: dict[str, int], check: float = 0.3) -> Body:
         """Open, work on the open row, close; or commands that need no open row."""
         rng = self.rng
         free = [
@@ -198,7 +224,7 @@ class RandomProgram:
             if workers:
                 name = rng.choice(workers)
                 step: dict[str, Any] = {name: self.address(name, place)}
-                if self.commands[name].row_hit and rng.random() < 0.3:
+                if self.commands[name].row_hit and rng.random() < check:
                     step[name]["row"] = place["row"]
                 if self.commands[name].bus == "column" and rng.random() < 0.5:
                     step[name]["column"] = "k"
@@ -213,6 +239,53 @@ class RandomProgram:
         ]
         closer = rng.choice(closers)
         out.append({closer: self.address(closer, place)})
+        return out
+
+    def several(self) -> Body:
+        """Rows of several banks open at once, bursts among them, closed one by one or together."""
+        rng, device = self.rng, self.device
+        single = [n for n, c in self.commands.items() if c.at == "bank" and not c.across and not c.enters]
+        openers = [
+            n
+            for n in single
+            if self.commands[n].leaves in ("open", "activating") and self.allowed(n, "closed")
+        ]
+        if not openers:
+            return []
+        banks = rng.sample(range(device.n_banks), rng.randint(2, min(6, device.n_banks)))
+        places = [
+            {**dict(zip(device.levels[1:], device.coordinates[b, 1:].tolist(), strict=True)), "row": b}
+            for b in banks
+        ]
+        if rng.random() < 0.4:  # neighbours: the next banks of one node
+            places = [{**places[0], "bank": n, "row": n} for n in range(device.counts[-1])]
+        opener = openers[0]
+        out: Body = []
+        for place in places:
+            out.append({opener: self.address(opener, place, row=True)})
+            if self.commands[opener].leaves == "activating":
+                second = next(n for n, c in self.commands.items() if c.needs == ("activating",))
+                out.append({second: self.address(second, place)})
+        workers = [n for n in single if self.allowed(n, "open") and not self.commands[n].leaves]
+        for _ in range(rng.randint(0, 12) if workers else 0):
+            name = rng.choice(workers)
+            out.append({name: self.address(name, rng.choice(places)), "repeat": rng.choice([1, 1, 1, 3])})
+        closers = [n for n in single if self.commands[n].leaves == "closed" and self.allowed(n, "open")]
+        together = [
+            n
+            for n, c in self.commands.items()
+            if c.leaves == "closed" and c.at == "channel" and self.allowed(n, "open") and not c.data
+        ]
+        if together and rng.random() < 0.5:
+            return [*out, {together[0]: {}}]
+        rng.shuffle(places)
+        for place in places:
+            name = rng.choice(closers)
+            out.append({name: self.address(name, place)})
+        if rng.random() < 0.3:  # and one of them once more, as soon as it can
+            again = {opener: self.address(opener, places[-1], row=True)}
+            if self.commands[opener].leaves == "open":
+                out += [again, {closers[0]: self.address(closers[0], places[-1])}]
         return out
 
     def close_all(self) -> Body:

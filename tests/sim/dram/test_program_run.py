@@ -96,7 +96,8 @@ def test_random_programs_equal_the_twin_and_break_no_rule(name, seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_jump_changes_nothing_in_long_loops(seed):
     names = device_names()
-    program, _ = random_program(names[seed % len(names)], seed + 1000, longest=(1500, 10, 3))
+    longest = [(1500, 10, 3), (10, 150, 4), (3, 4, 300)][seed // len(names) % 3]
+    program, _ = random_program(names[seed % len(names)], seed + 1000, longest=longest)
     results = []
     for jump, runs in ((True, True), (True, False), (False, True), (False, False)):
         try:
@@ -266,6 +267,69 @@ def test_rows_are_checked_in_skipped_periods_too():
         for jump in (True, False):
             with pytest.raises(InputError, match=f"MAC at i={first_wrong}, cycle .* has row"):
                 run_program(program, jump=jump)
+
+
+def both(steps: list, device: str = "gddr6-aim", refresh: str = "none"):
+    """The figures and the energy, which must not depend on jumps; or the message of the error."""
+    program = Program.from_dict({"device": device, "refresh": refresh, "body": steps})
+    results, jumped = [], []
+    for jump in (True, False):
+        try:
+            report = run_program(program, jump=jump)
+        except InputError as error:
+            results.append(str(error))
+            continue
+        assert report.energy is not None
+        jumped.append(report.groups[0].jumped_periods)
+        results.append((figures(report.groups[0]), report.energy))
+    assert results[0] == results[1]
+    return results[0], bool(jumped and jumped[0])
+
+
+@pytest.mark.parametrize("opened, checked", [(0, "i"), ("k", "k + i"), ("k + i", "k + 2*i")])
+def test_rows_are_checked_in_nests_of_loops_too(opened, checked):
+    def nest(row) -> list:
+        body = [{"ACT16": {"row": opened}}, {"MAC16": {"row": row, "column": 0}}, "PREA"]
+        return [{"loop": {"i": 20}, "body": [{"loop": {"k": 100}, "body": body}]}]
+
+    message, _ = both(nest(checked))
+    assert "MAC16 at i=1, k=0, cycle 10057" in message and "has row" in message
+    _, jumped = both(nest(opened))
+    assert jumped
+
+
+@pytest.mark.parametrize("refresh", ["none", "all-bank"])
+@pytest.mark.parametrize("outer", [1, 3])
+def test_rows_opened_in_skipped_periods_are_known_after_the_loop(refresh, outer):
+    def steps(row: int) -> list:
+        loop = {"loop": {"i": 16_000}, "body": ["PREA", {"ACT16": {"row": "i + 10"}}]}
+        return [{"loop": {"j": outer}, "body": [loop]}, {"MAC16": {"row": row}}, "PREA"]
+
+    (found, _), jumped = both(steps(16_009), refresh=refresh)
+    assert jumped and found[1]["MAC16"] == 1
+    message, _ = both(steps(16_008), refresh=refresh)
+    assert "has row 16009 open" in message
+
+
+@pytest.mark.parametrize("refresh", ["none", "close-reopen"])
+def test_a_row_open_throughout_a_loop_counts_as_open(refresh):
+    macs = [{"MAC16": {"column": 0}}, {"MAC16": {"column": 1}}]
+    steps = [{"ACT16": {"row": 0}}, {"loop": 100_000, "body": macs}, "PREA"]
+    (found, _), jumped = both(steps, refresh=refresh)
+    assert jumped and found[6] > 400_000
+    if refresh == "none":
+        assert found[6] == 400_066
+    both([{"ACT16": {"row": 0}}, {"MAC16": {}, "repeat": 100_000}, "PREA"], refresh=refresh)
+
+
+def test_a_row_open_over_a_long_loop_that_is_refreshed_elsewhere():
+    """Pseudo-channel 1 opens and closes rows and is refreshed; 0 keeps its row open through it all."""
+    here, there = ({"pseudo_channel": n, "bank_group": 0, "bank": 0} for n in (0, 1))
+    body = [{"ACT": {**there, "row": "i"}}, {"RD": there}, {"PREpb": there}]
+    steps = [{"ACT": {**here, "row": 4}}, {"loop": {"i": 5}, "body": body},
+             {"RD": {**here, "row": 4}}, {"PREpb": here}]  # fmt: skip
+    (found, _), jumped = both([{"loop": 20_000, "body": steps}], "hbm2-2000", "all-bank")
+    assert jumped and found[2] > 100 and found[6] > found[0]
 
 
 def test_folding_changes_nothing():
