@@ -10,7 +10,7 @@ and lets timings be read off as cycles. ``unit="ns"`` writes true time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO
 
@@ -111,11 +111,10 @@ def _node_names(device: Device, level: int) -> list[str]:
     return names
 
 
-def _recovery(device: Device, command: int) -> int:
-    """Cycles after which a bank that ``command`` closed or refreshed can be opened again."""
-    opens = {c for c, spec in enumerate(device.commands) if spec.leaves in ("open", "activating")}
-    gaps = (r.gap for r in device.rules if r.first == command and r.then in opens and not r.sibling)
-    return max(gaps, default=device.command_cycles[command])
+def _gap(device: Device, first: int, thens: Iterable[int]) -> int:
+    """Least cycles from a command to the first of others at the same bank, 0 without a rule."""
+    gaps = (r.gap for r in device.rules if r.first == first and r.then in thens and not r.sibling)
+    return max(gaps, default=0)
 
 
 @dataclass
@@ -128,6 +127,8 @@ class _Bank:
     start: int = 0
     end: int = 0
     arguments: dict[str, int | str] = field(default_factory=dict)
+    earliest_close: int = 0
+    """Cycle until which the row must stay open (tRAS)."""
 
     def begin(self, name: str, start: int, cycles: int, arguments: dict[str, int | str]) -> None:
         self.name, self.start, self.end, self.arguments = name, start, start + cycles, arguments
@@ -152,7 +153,12 @@ class _Channel:
         self.log, self.start, self.end, self.first_cycle = log, start, end, first_cycle
         used = np.unique(log.command).tolist()
         self.banks_of = {c: [device.banks_of(c, u).tolist() for u in range(device.n_units(c))] for c in used}
-        self.recovery = {c: _recovery(device, c) for c in used}
+        opens = {c for c, spec in enumerate(device.commands) if spec.leaves in ("open", "activating")}
+        self.recovery = {c: _gap(device, c, opens) or device.command_cycles[c] for c in used}
+        """Cycles after which a bank that the command closed or refreshed can be opened again."""
+        precharge = device.roles.get("precharge")
+        self.precharge_cycles = 0 if precharge is None else _gap(device, precharge, opens)
+        self.row_cycles = {c: 0 if precharge is None else _gap(device, c, {precharge}) for c in used}
         self.bus_of_bank = device.node_of(device.data_bus_at).tolist()
         self.latency = {"read": device.read_latency, "write": device.write_latency}
         self.banks = [_Bank(FIRST_BANK + b) for b in range(device.n_banks)]
@@ -203,12 +209,15 @@ class _Channel:
                 if spec.data is None:
                     yield from bank.finish(now)
                     bank.begin(name, now, self.recovery[command], {"cycle": now})
-                else:  # auto-precharge
-                    yield from bank.finish(now + device.command_cycles[command])
+                else:  # auto-precharge: the device closes the row when it may be closed
+                    closes = max(now + self.recovery[command] - self.precharge_cycles, bank.earliest_close)
+                    yield from bank.finish(closes)
+                    bank.begin("auto-precharge", closes, self.precharge_cycles, {"cycle": now})
             elif spec.leaves in ("open", "activating"):
                 yield from bank.finish(now)
                 shown = f"row {row}" if spec.leaves == "open" else name
                 bank.begin(shown, now, FOREVER, {"cycle": now, "row": row})
+                bank.earliest_close = max(bank.earliest_close, now + self.row_cycles[command])
             bank.state = spec.leaves or bank.state
 
 

@@ -12,7 +12,11 @@ import pytest
 
 from neardata.arch.dram import load_device
 from neardata.sim.dram.command_log import CommandLog
+from neardata.sim.dram.config import load_profile
+from neardata.sim.dram.request import simulate
+from neardata.sim.dram.trace import RequestChunk
 from neardata.sim.timeline import FIRST_BANK, FIRST_DATA_BUS, write_timeline
+from neardata.workloads import patterns
 
 DATA = Path(__file__).parents[1] / "data" / "dram"
 CASES = {
@@ -42,10 +46,19 @@ def slices_by_track(trace):
     return tracks
 
 
+def closed_page_logs(device):
+    (address, is_write), *_ = patterns.requests("mix21", 2000, line_bytes=device.burst_bytes)
+    config = load_profile("neardata", {"page": "closed"})
+    report = simulate(device, [RequestChunk(address, is_write)], config, channels=2, record_commands=True)
+    return report.command_logs
+
+
 @pytest.mark.parametrize("unit", ["cycle", "ns"])
+@pytest.mark.parametrize("pages", ["open", "closed"])
 @pytest.mark.parametrize("device", CASES)
-def test_tracks_are_named_and_their_slices_do_not_overlap(device, unit, tmp_path):
-    trace, left_out = timeline([read_log(device, tmp_path)] * 2, unit=unit)
+def test_tracks_are_named_and_their_slices_do_not_overlap(device, pages, unit, tmp_path):
+    logs = [read_log(device, tmp_path)] * 2 if pages == "open" else closed_page_logs(load_device(device))
+    trace, left_out = timeline(logs, unit=unit)
     assert left_out == 0
     named = {(e["pid"], e["tid"]) for e in trace["traceEvents"] if e["name"] == "thread_name"}
     tracks = slices_by_track(trace)
@@ -83,6 +96,25 @@ def test_a_burst_lies_where_the_latency_puts_it(tmp_path):
     assert (burst["ts"], burst["dur"]) == (log.cycle[first] + 16, 4)
     assert burst["args"]["cycle"] == log.cycle[first]
     assert burst["args"]["row"] == log.row[first]
+
+
+def test_auto_precharge_closes_the_row_when_the_device_may():
+    device = load_device("ddr4-2400r")
+    activate, read = device.command("ACT"), device.command("RDA")
+    rows = [
+        (1, activate, 0, 7, -1, 0),
+        (17, read, 0, 7, 0, 0),
+        (60, activate, 0, 8, -1, 0),
+        (120, read, 0, 8, 0, 0),
+    ]
+    trace, _ = timeline([CommandLog.from_rows(device, np.array([*rows, (200, activate, 5, 1, -1, 0)]))])
+    shown = [(e["name"], e["ts"], e["dur"]) for e in slices_by_track(trace)[0, FIRST_BANK]]
+    assert shown == [
+        ("row 7", 1, 39),  # tRAS, longer than tRCD + tRTP
+        ("auto-precharge", 40, 16),
+        ("row 8", 60, 69),  # until tRTP after the read
+        ("auto-precharge", 129, 16),
+    ]
 
 
 def test_true_time_keeps_picoseconds(tmp_path):
