@@ -27,6 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 from neardata.arch.dram.device import Device
 from neardata.arch.errors import InputError, nearest
 
+MOST_CHANNELS = 4096
+
 
 @dataclass(frozen=True)
 class AddressMapping:
@@ -140,6 +142,8 @@ def load_mapping(device: Device, mapping: str = "RoBaRaCoCh", channels: int = 1)
     """
     if channels < 1 or channels & channels - 1:
         raise InputError(f"must be a power of two, got {channels}", key="channels")
+    if channels > MOST_CHANNELS:
+        raise InputError(f"at most {MOST_CHANNELS}, got {channels}", key="channels")
     levels = device.levels[1:]
     bits = {level: count.bit_length() - 1 for level, count in zip(levels, device.counts[1:], strict=True)}
     bits["column"] = device.bursts_per_row.bit_length() - 1

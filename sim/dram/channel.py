@@ -332,7 +332,10 @@ def _check(device: Device, config: ControllerConfig) -> None:
     if config.page == "closed":
         for plain, automatic in (("read", "read_autoprecharge"), ("write", "write_autoprecharge")):
             if automatic not in device.roles:
-                raise InputError(f"{device.name} has no {automatic} command", key="controller.page")
+                raise InputError(
+                    f"closed, but {device.name} has no {automatic} command; take open or timeout",
+                    key="controller.page",
+                )
             rules = [
                 sorted(
                     (r.level, r.first, r.gap, r.window, r.sibling)

@@ -436,3 +436,14 @@ def test_doctor_tells_versions_cache_and_optional_parts(capsys):
     assert state["kernel_cache"]["kernels"] >= 2
     assert all(Path(folder).is_dir() for folder in state["kernel_cache"]["folders"])
     assert state["versions"]["numpy"] == np.__version__
+
+
+def test_outputs_are_never_inputs_or_devices(tmp_path, capsys):
+    trace = tmp_path / "a.trace"
+    trace.write_text("LD 0x40\n")
+    for arguments in (["--timeline", str(trace)], ["--commands", str(trace)]):
+        assert run(["dram", "run", "--trace", str(trace), *arguments]) == 2
+        assert "it is an input" in capsys.readouterr().err
+    assert run(["dram", "run", "-n", "10", "--commands", "/dev/null"]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+    assert trace.read_text() == "LD 0x40\n" and not Path("/dev/null").is_file()

@@ -71,7 +71,7 @@ def run(
     if plot is not None and not why:
         raise InputError("--plot and --no-why exclude each other")
     window = request_files.parse_window(timeline_window, timeline)
-    request_files.check_outputs(commands, requests, timeline, plot)
+    request_files.check_outputs(commands, requests, timeline, plot, inputs=[trace, Path(device)])
 
     overrides = parse_overrides(settings or [], mapping=mapping)
     profile = profile or profile_names()[0]

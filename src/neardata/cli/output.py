@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -22,10 +22,27 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise InputError("cannot be written: it is a folder", file=path)
+    if path.exists() and not path.is_file():
+        raise InputError("cannot be written: it is not a regular file", file=path)
     if not folder.is_dir():
         raise InputError("cannot be written: its folder does not exist", file=path)
-    if not os.access(folder, os.W_OK):
-        raise InputError("cannot be written: no permission in its folder", file=path)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=path) from None
+
+
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Raises `InputError` if a file would be both read and written, or written twice."""
+    seen: set[Path] = set()
+    given = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path.resolve() in given:
+            raise InputError("cannot be written: it is an input", file=path)
+        if path.resolve() in seen:
+            raise InputError("two outputs have the same name", file=path)
+        seen.add(path.resolve())
 
 
 @contextlib.contextmanager

@@ -50,16 +50,17 @@ def run(
     """Run a PIM command program: cycles by phase, commands, bytes, energy, and what was waited for."""
     from neardata.arch.dram import load_device
     from neardata.arch.errors import InputError, nearest
-    from neardata.cli.output import check_writable, text_file
+    from neardata.cli.output import check_apart, check_writable, text_file
     from neardata.cli.overrides import parse_overrides
     from neardata.sim.dram.aim import read_isr_trace
     from neardata.sim.dram.pim import run_program
     from neardata.sim.dram.program import REFRESH_POLICIES, Program
     from neardata.sim.timeline import write_timeline
 
-    for path in (commands, timeline):
-        if path is not None:
-            check_writable(path)
+    outputs = [path for path in (commands, timeline) if path is not None]
+    for path in outputs:
+        check_writable(path)
+    check_apart(outputs, [program])
     policy = next((p for p in REFRESH_POLICIES if p == refresh), None)
     if refresh is not None and policy is None:
         raise InputError(f"unknown refresh policy '{refresh}'{nearest(refresh, REFRESH_POLICIES)}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neardata.arch.errors import InputError
-from neardata.cli.output import check_writable, text_file, whole_file
+from neardata.cli.output import check_apart, check_writable, text_file, whole_file
 from neardata.cli.request_report import shares
 
 if TYPE_CHECKING:
@@ -39,18 +40,19 @@ def parse_window(text: str | None, timeline: Path | None) -> Window | None:
 
 
 def check_outputs(
-    commands: Path | None, requests: Path | None, timeline: Path | None, plot: Path | None
-) -> None:
+    commands: Path | None, requests: Path | None, timeline: Path | None, plot: Path | None,
+    inputs: Sequence[Path | None] = (),
+) -> None:  # fmt: skip
     """Fail before the run rather than after it.
 
     Raises:
-        InputError: a file that cannot be written, two of one name, or a form that is not known.
+        InputError: a file that cannot be written or is an input, two of one name, or a form that
+            is not known.
     """
     outputs = [path for path in (commands, requests, timeline, plot) if path is not None]
     for path in outputs:
         check_writable(path)
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise InputError("two outputs have the same name", file=outputs[-1])
+    check_apart(outputs, inputs)
     if requests is not None and not requests.name.endswith((".csv", ".csv.gz", ".npz")):
         raise InputError("requests are written as .csv, .csv.gz or .npz", file=requests)
     if plot is not None:
