@@ -82,13 +82,13 @@ def _report(
         lost["drain"] = over - free
 
     open_cycles = 0
-    words = range(int(config[k.K_WORDS]))
+    words, units = range(int(config[k.K_WORDS])), int(config[k.K_UNITS])
     state_word = now[config[k.K_WORD] + k.W_BANKS :]
-    for unit in range(int(config[k.K_UNITS])):
-        open_cycles += int(opens[unit])
+    for unit in range(units):
         mask = tables.plan[config[k.K_UNIT_MASK] + unit * len(words) :]
-        if any((state_word[2 * w] | state_word[2 * w + 1]) & mask[w] for w in words):
-            open_cycles += over
+        is_open = any((state_word[2 * w] | state_word[2 * w + 1]) & mask[w] for w in words)
+        late = max(0, int(now[k.T_DUE + units + unit]) - over)
+        open_cycles += int(opens[unit]) + (over if is_open else -late)
 
     host = None
     served = int(state.register[k.R_HOST])

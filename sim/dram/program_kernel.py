@@ -66,17 +66,19 @@ it has saved; when host requests were served; the command log."""
 # PHASE: O_A: its number
 ARRIVED, ALL = -1, -2
 
-# a target in the plan: facts, then banks, slots to look back at (slot, gap, cause), slots to write
-# (slot, window) and the bank mask, each from its offset
+# a target in the plan: facts, then the bank mask, banks, slots to look back at (slot, gap, cause), slots
+# to write (slot, window) and slots that keep an auto-precharge waiting (slot, gap), each from its offset
 (G_COMMAND, G_UNIT, G_BUS, G_CYCLES, G_LATENCY, G_NEEDS, G_LEAVES, G_MODES, G_ENTERS, G_DATA, G_ON_ROW,
- G_EDGE, G_BANKS, G_READS, G_WRITES, G_MASK, G_BANK, G_READ, G_WRITE, G_LISTS) = range(20)  # fmt: skip
+ G_EDGE, G_CLOSE_DELAY, G_BANKS, G_READS, G_WRITES, G_CLOSES, G_MASK, G_BANK, G_READ, G_WRITE, G_CLOSE,
+ G_LISTS) = range(23)  # fmt: skip
 CLOSED, ACTIVATING, OPEN = 1, 2, 4  # bits of G_NEEDS; G_LEAVES is one of them or 0
 READS, WRITES = 1, 2  # G_DATA
 
 # time
 T_PREVIOUS, T_BUS, T_COLUMN_BUS, T_DUE = range(4)
-# T_DUE + r: refresh unit r is due; then, from K_FENCES on, for each stream: when its reads, its data and
-# all of its commands are complete, and the first tick that its fences and waits allow
+# T_DUE + r: refresh unit r is due; then until when the last row closed in unit r was open; then, from
+# K_FENCES on, for each stream: when its reads, its data and all of its commands are complete, and
+# the first tick that its fences and waits allow
 F_READS, F_DATA, F_ALL, F_BOUND, F_WIDTH = range(5)
 
 # word
@@ -180,19 +182,28 @@ def _forbidden_bank(config, plan, now, mask, needs):
 def _change(config, plan, now, target, tick):
     """New states of the target's banks."""
     words, units = config[K_WORDS], config[K_UNITS]
-    word, opens = config[K_WORD] + W_BANKS, config[K_OPEN_CYCLES]
+    word, opens, until = config[K_WORD] + W_BANKS, config[K_OPEN_CYCLES], T_DUE + units
     mask, leaves = target + plan[target + G_MASK], plan[target + G_LEAVES]
+    closing = tick
+    if plan[target + G_DATA]:  # an auto-precharge comes later, and keeps tRAS
+        closing = tick + plan[target + G_CLOSE_DELAY]
+        at = target + plan[target + G_CLOSE]
+        for i in range(at, at + 2 * plan[target + G_CLOSES], 2):
+            closing = max(closing, now[plan[i]] + plan[i + 1])
     for unit in range(units):
-        was_open, is_open = np.int64(0), np.int64(0)
+        was_open, is_open, touched = np.int64(0), np.int64(0), np.int64(0)
         for w in range(words):
             mine = plan[config[K_UNIT_MASK] + unit * words + w]
             before = (now[word + 2 * w] | now[word + 2 * w + 1]) & mine
             was_open |= before
             is_open |= before & ~plan[mask + w] if leaves == CLOSED else before | plan[mask + w] & mine
+            touched |= before & plan[mask + w]
+        if touched and leaves == CLOSED:
+            now[until + unit] = max(now[until + unit], closing)
         if is_open and not was_open:
-            now[opens + unit] -= tick
+            now[opens + unit] -= max(tick, now[until + unit])
         elif was_open and not is_open:
-            now[opens + unit] += tick
+            now[opens + unit] += now[until + unit]
     for w in range(words):
         now[word + 2 * w] &= ~plan[mask + w]
         now[word + 2 * w + 1] &= ~plan[mask + w]
@@ -326,6 +337,9 @@ def _same_state(config, clamp, now, bank, saved, level):
     floor = then - config[K_PLUS]  # what the longest fence can still see
     for i in range(fences, fences + F_BOUND):
         if max(now[i] - shift, floor) != max(saved[level, i], floor):
+            return False
+    for i in range(T_DUE + config[K_UNITS], fences):  # rows still closing
+        if max(now[i] - shift, then) != max(saved[level, i], then):
             return False
     for i in range(config[K_WORD], config[K_STAT]):
         if now[i] != saved[level, i]:

@@ -53,7 +53,8 @@ class ChannelReport:
     timing rule, ``fence``, ``wait``, ``clock edge``, ``refresh due``, ``host arrival``, and
     ``drain`` after the last. With ``busy_cycles`` they add up to ``cycles``."""
     open_cycles: int
-    """Ticks with at least one open bank, summed over the refresh units."""
+    """Ticks with at least one open bank, summed over the refresh units. A row that an auto-precharge
+    closes is open until the device may precharge it."""
     internal_bytes: int
     """Bytes the processing units took from, or put into, open rows: a burst per bank a command."""
     external_bytes: int

@@ -450,7 +450,7 @@ class _Builder:
         config[k.K_COUNTS] = k.P_INDEX + self.depths
         config[k.K_OWED] = self.program.owed
 
-        config[k.K_FENCES] = k.T_DUE + units
+        config[k.K_FENCES] = k.T_DUE + 2 * units
         config[k.K_WORD] = config[k.K_FENCES] + k.F_WIDTH * (self.widest_fork + 1)
         config[k.K_STAT] = config[k.K_WORD] + k.W_BANKS + 2 * words
         config[k.K_CAUSES] = config[k.K_STAT] + k.S_COMMANDS + commands
@@ -474,24 +474,31 @@ class _Builder:
             targets = range(slots.first_target[i], slots.first_target[i] + device.n_units(number))
             facts = self._facts(number)
             facts[k.G_COMMAND] = i
-            sizes = [
-                len(device.banks_of(number, 0)),
-                3 * max(len(slots.reads[t]) for t in targets),
-                2 * max(len(slots.writes[t]) for t in targets),
-            ]
-            offsets = (k.G_LISTS + np.cumsum([0, words, *sizes])).tolist()
-            facts[k.G_MASK], facts[k.G_BANK], facts[k.G_READ], facts[k.G_WRITE] = offsets[:4]
+            banks = [device.banks_of(number, unit) for unit in range(len(targets))]
+            lists = (
+                (k.G_BANK, k.G_BANKS, 1, [b[:, None].tolist() for b in banks]),
+                (k.G_READ, k.G_READS, 3, [slots.reads[t] for t in targets]),
+                (k.G_WRITE, k.G_WRITES, 2, [slots.writes[t] for t in targets]),
+                (k.G_CLOSE, k.G_CLOSES, 2, [slots.closes[t] for t in targets]),
+            )
+            facts[k.G_MASK] = k.G_LISTS
+            size = k.G_LISTS + words
+            for offset, _, width, entries in lists:
+                facts[offset] = size
+                size += width * max(len(e) for e in entries)
+            facts[k.G_CLOSE_DELAY] = slots.close_delay[i]
             first.append(len(plan))
-            step.append(offsets[4])
-            for unit, target in enumerate(targets):
-                banks = device.banks_of(number, unit)
-                entry = [*facts, *_mask(banks, words), *banks.tolist()]
-                entry[k.G_UNIT], entry[k.G_BANKS] = unit, len(banks)
-                entry[k.G_READS], entry[k.G_WRITES] = len(slots.reads[target]), len(slots.writes[target])
-                entry += [n for slot, gap, cause in slots.reads[target] for n in (last + slot, gap, cause)]
-                entry += [0] * (offsets[3] - len(entry))
-                entry += [n for slot, window in slots.writes[target] for n in (last + slot, window)]
-                plan += entry + [0] * (offsets[4] - len(entry))
+            step.append(size)
+            for unit in range(len(targets)):
+                entry = [*facts, *_mask(banks[unit], words)]
+                entry[k.G_UNIT] = unit
+                for offset, count, width, entries in lists:
+                    entry += [0] * (facts[offset] - len(entry))
+                    entry[count] = len(entries[unit])
+                    for values in entries[unit]:
+                        # the first of several numbers is a slot
+                        entry += [last + values[0], *values[1:]] if width > 1 else values
+                plan += entry + [0] * (size - len(entry))
         return np.array(plan, dtype=np.int64), first, step
 
     def _facts(self, number: int) -> list[int]:

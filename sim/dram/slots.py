@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 
 from neardata.arch.dram import Device, TimingRule
@@ -30,17 +33,48 @@ class Slots:
         """Per target: (slot, gap, cause)."""
         self.writes: list[list[tuple[int, int]]] = [[] for _ in range(n)]
         """Per target: (slot, window)."""
+        self.closes: list[list[tuple[int, int]]] = [[] for _ in range(n)]
+        """Per target of a command with auto-precharge: (slot, gap) that the precharge waits for."""
+        self.close_delay = [0] * len(commands)
+        """Per command with auto-precharge: ticks to the precharge, if nothing keeps it waiting."""
         for rule in device.rules:
             if rule.first in commands and rule.then in commands and rule.gap > 0:
                 self._add(rule, commands, causes.index(rule.name))
         self.reads = [_largest(entries) for entries in self.reads]
+        for c in commands:
+            if device.commands[c].data and device.commands[c].leaves == "closed":
+                self._add_auto_precharge(c, commands)
         self.steady: list[bool] = []
         """Per command: no window counts it, so a repetition of it settles at one distance."""
         for start, c in zip(self.first_target, commands, strict=True):
             written = [entry for t in range(start, start + device.n_units(c)) for entry in self.writes[t]]
             self.steady.append(all(window == 1 for _, window in written))
 
+    def _add_auto_precharge(self, auto: int, commands: tuple[int, ...]) -> None:
+        """When the device closes the rows: as if a precharge were issued as soon as it may."""
+        device = self.device
+        role = "precharge" if device.commands[auto].at == "bank" else "precharge_all"
+        if role not in device.roles:
+            return
+        precharge = device.roles[role]
+        openers = [c for c, spec in enumerate(device.commands) if spec.leaves == "open"]
+        recovery = {
+            c: max((r.gap for r in device.rules if (r.first, r.then) == (precharge, c)), default=0)
+            for c in openers
+        }
+        delays = [r.gap - recovery[r.then] for r in device.rules if r.first == auto and r.then in recovery]
+        self.close_delay[commands.index(auto)] = max([0, *delays])
+        for rule in device.rules:
+            if rule.then == precharge and rule.first in openers and rule.first in commands:
+                for target, slot in self._looks_back(replace(rule, then=auto), commands):
+                    self.closes[target].append((slot, rule.gap))
+
     def _add(self, rule: TimingRule, commands: tuple[int, ...], cause: int) -> None:
+        for target, slot in self._looks_back(rule, commands):
+            self.reads[target].append((slot, rule.gap, cause))
+
+    def _looks_back(self, rule: TimingRule, commands: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """(target, slot) for each target of the rule's then command and each slot it looks at."""
         device = self.device
         first, then = device.commands[rule.first], device.commands[rule.then]
         first_depth, then_depth = device.levels.index(first.at), device.levels.index(then.at)
@@ -63,9 +97,9 @@ class Slots:
                 nodes = sorted({p + i for n, p in parents.items() for i in range(siblings) if p + i != n})
             for n in nodes:
                 start = slots + n * rule.window
-                self.reads[base + unit].append((start + rule.window - 1, rule.gap, cause))
                 for slot in range(start, start + rule.window):
                     self.clamp[slot] = max(self.clamp[slot], rule.gap)
+                yield base + unit, start + rule.window - 1
 
     def _table(self, first: int, level: int, window: int, commands: tuple[int, ...]) -> int:
         """First slot of a command's history by node of a level."""

@@ -71,7 +71,9 @@ class NaiveChannel:
         self.state = ["closed"] * device.n_banks
         self.row = [-1] * device.n_banks
         self.opener: list[tuple[int, int, int] | None] = [None] * device.n_banks
-        self.open_since: dict[int, int] = {}
+        self.opened_at = [0] * device.n_banks
+        self.last_activation: dict[int, tuple[int, int]] = {}
+        self.open_spans: list[list[tuple[int, int]]] = [[] for _ in range(device.n_banks)]
         self.mode = device.modes[0] if device.modes else ""
         self.main = Stream()
         self.depart: list[int] = []
@@ -159,21 +161,33 @@ class NaiveChannel:
             stream.complete["reads"] = max(stream.complete["reads"], complete)
         if spec.enters:
             self.mode = spec.enters
-        if spec.leaves:
-            before = [self.any_open(u) for u in range(self.units)]
-            number = len(self.rows)
-            for bank in banks:
-                self.state[bank] = spec.leaves
-                if spec.leaves != "closed":
-                    self.opener[bank] = (number, head.command, head.unit)
-                    if head.row >= 0:
-                        self.row[bank] = head.row
-            for u in range(self.units):
-                if self.any_open(u) and not before[u]:
-                    self.open_since[u] = tick
-                if before[u] and not self.any_open(u):
-                    self.open_cycles += tick - self.open_since[u]
+        for bank in banks if spec.leaves else []:
+            if spec.leaves == "closed" and self.state[bank] != "closed":
+                closed_at = self.precharged_at(head, bank, tick) if spec.data else tick
+                self.open_spans[bank].append((self.opened_at[bank], closed_at))
+            elif spec.leaves != "closed":
+                self.opened_at[bank] = tick if self.state[bank] == "closed" else self.opened_at[bank]
+                self.last_activation[bank] = (tick, head.command)
+                self.opener[bank] = (len(self.rows), head.command, head.unit)
+                self.row[bank] = head.row if head.row >= 0 else self.row[bank]
+            self.state[bank] = spec.leaves
         return tick
+
+    def precharged_at(self, head: Head, bank: int, tick: int) -> int:
+        """When the device precharges a bank by itself: no earlier than a precharge could be issued."""
+        device = self.device
+        alone = device.commands[head.command].at == "bank"
+        precharge = device.roles["precharge" if alone else "precharge_all"]
+        gaps: dict[tuple[int, int], int] = {}
+        for rule in device.rules:
+            gaps[rule.first, rule.then] = max(rule.gap, gaps.get((rule.first, rule.then), 0))
+        opens = [c for c, spec in enumerate(device.commands) if spec.leaves == "open"]
+        known = [c for c in opens if (head.command, c) in gaps]
+        delay = max([0, *(gaps[head.command, c] - gaps.get((precharge, c), 0) for c in known)])
+        # the banks of one command are precharged together
+        others = device.banks_of(head.command, head.unit).tolist()
+        rows = [self.last_activation[b] for b in others if b in self.last_activation]
+        return max([tick + delay, *(at + gaps.get((c, precharge), 0) for at, c in rows)])
 
     def issue(self, head: Head, stream: Stream, bound: int, cause: str, kind: int = -1) -> int:
         """Refreshes that go first, then the command."""
@@ -384,6 +398,12 @@ class NaiveChannel:
         self.busy += free - self.previous
         self.lost["drain"] = self.over - free
         for unit in range(self.units):
-            if self.any_open(unit):
-                self.open_cycles += self.over - self.open_since[unit]
+            ticks: set[int] = set()
+            for bank in self.unit_banks(unit):
+                spans = self.open_spans[bank]
+                if self.state[bank] != "closed":
+                    spans = [*spans, (self.opened_at[bank], self.over)]
+                for start, end in spans:
+                    ticks.update(range(start, min(end, self.over)))
+            self.open_cycles += len(ticks)
         return self
