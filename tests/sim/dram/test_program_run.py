@@ -54,7 +54,8 @@ def figures(report: ChannelReport) -> tuple:
 def random_program(name: str, seed: int, **sizes) -> tuple[Program, Device]:
     """A program and its device, with refreshes often enough that short runs meet some."""
     rng = random.Random(seed)
-    overrides = {}
+    name, _, ranks = name.partition("/")
+    overrides = {"organisation.rank": int(ranks)} if ranks else {}
     timing = load_device(name).timing
     if timing.get("nREFI"):
         overrides["timing.nREFI"] = timing.get("nRFC", timing.get("nRFCab", 0)) + rng.randint(250, 1500)
@@ -65,7 +66,7 @@ def random_program(name: str, seed: int, **sizes) -> tuple[Program, Device]:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.parametrize("name", device_names())
+@pytest.mark.parametrize("name", [*device_names(), "ddr4-2400r/2"])
 def test_random_programs_equal_the_twin_and_break_no_rule(name, seed):
     program, device = random_program(name, seed)
     assert program.refresh is not None
@@ -330,6 +331,22 @@ def test_a_row_open_over_a_long_loop_that_is_refreshed_elsewhere():
              {"RD": {**here, "row": 4}}, {"PREpb": here}]  # fmt: skip
     (found, _), jumped = both([{"loop": 20_000, "body": steps}], "hbm2-2000", "all-bank")
     assert jumped and found[2] > 100 and found[6] > found[0]
+
+
+def test_a_row_with_auto_precharge_is_open_until_the_device_closes_it():
+    bank = {"rank": 0, "bank_group": 0, "bank": 0}
+    act = {"ACT": {**bank, "row": 1}}
+    t = load_device("ddr4-2400r").timing
+    late = run([act, {"wait": 99}, {"RDA": bank}, {"wait": 99}], "ddr4-2400r")
+    assert late.open_cycles == issued(late, "RDA")[0] + t["nRTP"] - 1
+    early = run([act, {"RDA": bank}, {"wait": 99}], "ddr4-2400r")
+    assert early.open_cycles == t["nRAS"] > t["nRCD"] + t["nRTP"]
+    written = run([act, {"WRA": bank}, {"wait": 99}], "ddr4-2400r")
+    assert written.open_cycles == t["nRCD"] + t["nCWL"] + t["nBL"] + t["nWR"]
+    other = run(
+        [act, {"RDA": bank}, {"ACT": {**bank, "bank_group": 1, "row": 1}}, {"wait": 99}], "ddr4-2400r"
+    )
+    assert other.open_cycles == other.cycles  # the next row opens before this one is closed
 
 
 def test_folding_changes_nothing():
