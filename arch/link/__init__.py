@@ -1,0 +1,1 @@
+"""Links between units: what they are."""

@@ -1,0 +1,1 @@
+"""Processors: what CPUs, GPUs, NPUs and systolic arrays are."""

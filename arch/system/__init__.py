@@ -1,0 +1,1 @@
+"""Systems: units, memories and the links between them."""

@@ -1,0 +1,1 @@
+"""How work is placed: a graph and a system make a program."""

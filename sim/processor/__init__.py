@@ -1,0 +1,1 @@
+"""How processors behave in time."""

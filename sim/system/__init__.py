@@ -1,0 +1,1 @@
+"""Programs of tasks, run on the units of a system."""

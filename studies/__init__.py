@@ -1,0 +1,1 @@
+"""Studies: paper reproductions as data (YAML) with the claims they check."""
