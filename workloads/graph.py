@@ -1,0 +1,173 @@
+"""Operator graphs: what a workload computes, with shapes and numbers of bytes, and no hardware.
+
+A `Graph` holds `Tensor` and `Operator` by name. Operators are typed by ``kind``; ``dims`` are the
+sizes that define the work of the kind:
+
+====================  =======================================  ========================================
+kind                  dims                                     meaning (inputs -> outputs)
+====================  =======================================  ========================================
+``linear``            m, n, k                                  x[m,k], w[n,k](, bias[n]) -> y[m,n]
+``expert_linear``     tokens (of each expert), n, k            x[sum(tokens),k] sorted by expert, w[E,n,k]
+                                                               -> y[sum(tokens),n]
+``attention``         queries and context (of each sequence,   q[sum(queries),heads,qk], keys and values
+                      context includes the new tokens),        (the caches after appending) -> y[.., heads,
+                      heads, kv_heads, qk, v                   v]; causal softmax(q k / sqrt(scale)) v
+``kv_append``         tokens, width                            new keys or values -> into the cache
+``norm``              m, n                                     RMS or layer norm over n (``attributes``)
+``rope``              m, heads, n                              rotary position embedding
+``activation``        m, n                                     silu, gelu, relu ... (``attributes``)
+``multiply``, ``add`` m, n                                     element by element
+``embedding``         m, n, vocabulary                         gather of rows
+``route``             m, experts, top_k                        logits[m,E] -> expert ids and weights
+``dispatch``          m, n, top_k                              rows copied and sorted by expert
+``combine``           m, n, top_k                              weighted sum of the experts' rows
+====================  =======================================  ========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal
+
+import networkx as nx
+
+from neardata.workloads.precision import Format
+
+Phase = Literal["prefill", "decode", "verify"]
+Role = Literal["weight", "activation", "cache", "index"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array of the graph."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+    role: Role
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes, scales included."""
+        return self.format.bytes_of(self.elements, self.shape[-1] if self.shape else None)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One step of the computation."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    """Tensor names; weights and caches among them."""
+    outputs: tuple[str, ...]
+    dims: Mapping[str, int | tuple[int, ...]]
+    layer: int | None = None
+    group: str = ""
+    """What people call the part it belongs to: ``attention``, ``feed-forward``, ``experts``, ``head`` ..."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, dim: str) -> Any:
+        """A size, such as ``operator["n"]``."""
+        return self.dims[dim]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of matrix work; 0 for element-wise kinds. Causal attention counts the
+        pairs it keeps."""
+        d = self.dims
+        if self.kind == "linear":
+            return int(d["m"]) * int(d["n"]) * int(d["k"])  # type: ignore[arg-type]
+        if self.kind == "expert_linear":
+            return sum(d["tokens"]) * int(d["n"]) * int(d["k"])  # type: ignore[arg-type]
+        if self.kind == "attention":
+            return self.pairs * int(d["heads"]) * (int(d["qk"]) + int(d["v"]))  # type: ignore[arg-type]
+        return 0
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of causal attention, of one head, over all sequences."""
+        if self.kind != "attention":
+            return 0
+        queries, context = self.dims["queries"], self.dims["context"]
+        assert isinstance(queries, tuple) and isinstance(context, tuple)
+        return sum(q * c - q * (q - 1) // 2 for q, c in zip(queries, context, strict=True))
+
+
+class Graph:
+    """Operators in the order they may run, the tensors between them, and who feeds whom."""
+
+    def __init__(self, name: str, phase: Phase, batch: int) -> None:
+        self.name, self.phase, self.batch = name, phase, batch
+        """``batch``: sequences."""
+        self.tensors: dict[str, Tensor] = {}
+        self.nx = nx.DiGraph()
+        """Nodes: operator names, with the `Operator` as attribute ``operator``."""
+        self._operators: dict[str, Operator] = {}
+        self._producer: dict[str, str] = {}
+
+    def tensor(self, name: str, shape: tuple[int, ...], format: Format, role: Role) -> str:
+        """Add a tensor; its name, for use in operators.
+
+        Raises:
+            ValueError: another tensor has the name.
+        """
+        if name in self.tensors:
+            raise ValueError(f"tensor '{name}' is there already")
+        self.tensors[name] = Tensor(name, shape, format, role)
+        return name
+
+    def add(self, operator: Operator) -> None:
+        """Add an operator behind the producers of its inputs.
+
+        Raises:
+            ValueError: a name given twice, a tensor that was not added or that nothing produces.
+        """
+        if operator.name in self._operators:
+            raise ValueError(f"operator '{operator.name}' is there already")
+        for name in (*operator.inputs, *operator.outputs):
+            if name not in self.tensors:
+                raise ValueError(f"operator '{operator.name}': tensor '{name}' was not added")
+        self._operators[operator.name] = operator
+        self.nx.add_node(operator.name, operator=operator)
+        for name in operator.inputs:
+            if name in self._producer:
+                self.nx.add_edge(self._producer[name], operator.name, tensor=name)
+        for name in operator.outputs:
+            self._producer[name] = operator.name
+
+    def __iter__(self) -> Iterator[Operator]:
+        """Operators in the order they were added, which is a topological one."""
+        return iter(self._operators.values())
+
+    def __len__(self) -> int:
+        return len(self._operators)
+
+    def __getitem__(self, name: str) -> Operator:
+        return self._operators[name]
+
+    def producer(self, tensor: str) -> str | None:
+        """Name of the operator that makes a tensor; None for what is there at the start."""
+        return self._producer.get(tensor)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all operators."""
+        return sum(operator.macs for operator in self)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, each counted once."""
+        return sum(t.bytes for t in self.tensors.values() if t.role == "weight")
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the key and value caches."""
+        return sum(t.bytes for t in self.tensors.values() if t.role == "cache")
