@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -118,17 +119,22 @@ def _keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
     return kept
 
 
-def first_problem(model: type[BaseModel], error: ValidationError) -> tuple[list[str | int], str]:
-    """Key path and one-line message of the problem to mend first."""
+def first_problem(model: type[Any], error: ValidationError) -> tuple[list[str | int], str]:
+    """Key path and one-line message of the problem to mend first.
+
+    Args:
+        model: a pydantic model or a dataclass.
+    """
     problems = error.errors(include_url=False)
     # an unknown key is often what is missing, misspelt
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    problem = next((p for p in problems if p["type"] in unknown), problems[0])
     keys = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     if keys and keys[-1] == "[key]":  # the key itself is at fault
         keys.pop()
     given = problem["input"]
     match problem["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             allowed = _fields_at(model, keys[:-1])
             return keys, f"unknown key{nearest(str(keys[-1]), allowed)}"
         case "missing":
@@ -143,7 +149,7 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> tuple[list[
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
             return keys, f"'{given}' is not known{nearest(str(given), allowed)}"
-        case "model_type" | "dict_type" | "model_attributes_type":
+        case "model_type" | "dict_type" | "model_attributes_type" | "dataclass_type":
             return keys, "must be a mapping of keys to values"
         case "tuple_type" | "list_type":
             return keys, f"must be a list, got {_shown(given)}"
@@ -163,22 +169,30 @@ def _shown(given: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _fields_at(model: type[BaseModel], keys: Iterable[str | int]) -> list[str]:
+def _fields_at(model: type[Any], keys: Iterable[str | int]) -> list[str]:
     """Field names of the model, or models, that may stand at a key path."""
     models = [model]
     for key in keys:
-        below = [m for m in models if key in m.model_fields]
+        below = [m for m in models if key in _fields(m)]
         if below:
-            models = [inside for m in below for inside in _models_inside(m.model_fields[str(key)].annotation)]
+            models = [inside for m in below for inside in _models_inside(_fields(m)[str(key)])]
         else:  # an entry's name or index, or the tag that tells the models of a union apart
             tagged = [
-                m for m in models if any(key in get_args(f.annotation) for f in m.model_fields.values())
+                m for m in models if any(key in get_args(annotation) for annotation in _fields(m).values())
             ]
             models = tagged or models
-    return sorted({name for m in models for name in m.model_fields})
+    return sorted({name for m in models for name in _fields(m)})
 
 
-def _models_inside(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _fields(model: type[Any]) -> dict[str, Any]:
+    """Field names and types of a pydantic model or a dataclass."""
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    hints = get_type_hints(model)
+    return {field.name: hints[field.name] for field in fields(model)}
+
+
+def _models_inside(annotation: Any) -> list[type[Any]]:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_inside(argument)]

@@ -1,0 +1,367 @@
+"""Programs: tasks on the units of a system, the one contract between mapping and time.
+
+A program is saved as YAML or JSON, read, edited and run again::
+
+    schema: 1
+    name: one product
+    system: a100
+    placement:                      # what lies where when it starts
+      - {tensor: w, place: gpu, bytes: 33554432}
+      - {tensor: x, place: gpu, bytes: 8192}
+    tasks:
+      - name: product
+        unit: gpu
+        kernel: {kind: matmul, m: 1, n: 4096, k: 4096}
+        operator: product
+        reads: [{tensor: w, place: gpu, bytes: 33554432}, {tensor: x, place: gpu, bytes: 8192}]
+        writes: [{tensor: y, place: gpu, bytes: 8192}]
+
+Tasks are listed in an order in which they may run; ``after`` names the tasks each waits for.
+A task says what its unit's engine runs (``kernel``) and which parts of which tensors it reads and
+writes in which places, so that a program can be executed on data as well as in time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from neardata.arch.config_file import ConfigFile, first_problem
+from neardata.arch.errors import InputError
+
+SCHEMA = 1
+_STRICT = ConfigDict(extra="forbid")
+
+Slices = tuple[tuple[int, int], ...]
+"""Half-open ranges, one per dimension."""
+
+
+# --- kernels: what an engine runs -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul:
+    """``batch`` independent products y[m,n] = x[m,k] w[n,k]."""
+
+    m: int
+    n: int
+    k: int
+    batch: int = 1
+    weights: str = "bf16"
+    """Format of w, such as ``int4/g32``."""
+    activations: str = "bf16"
+    kind: Literal["matmul"] = "matmul"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.batch * self.m * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedMatMul:
+    """Products of one shape with a matrix per group: ``rows[g]`` rows with matrix g."""
+
+    rows: tuple[int, ...]
+    n: int
+    k: int
+    weights: str = "bf16"
+    activations: str = "bf16"
+    kind: Literal["grouped_matmul"] = "grouped_matmul"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(self.rows) * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Causal attention over cached keys and values, softmax included."""
+
+    queries: tuple[int, ...]
+    """New positions of each sequence."""
+    context: tuple[int, ...]
+    """Cached positions of each sequence, the new ones included."""
+    heads: int
+    kv_heads: int
+    qk: int
+    """Width of queries and keys, of a head."""
+    v: int
+    """Width of values, of a head."""
+    cache: str = "bf16"
+    activations: str = "bf16"
+    shared_kv: bool = False
+    """Values are a part of the keys (a latent cache): read once."""
+    kind: Literal["attention"] = "attention"
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of a head."""
+        return sum(q * c - q * (q - 1) // 2 for q, c in zip(self.queries, self.context, strict=True))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.pairs * self.heads * (self.qk + self.v)
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """A pass over data: bytes in and out, and operations on the vector units."""
+
+    read_bytes: int
+    write_bytes: int
+    operations: int
+    kind: Literal["elementwise"] = "elementwise"
+
+    @property
+    def macs(self) -> int:
+        """None: these are not matrix operations."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class PimMatMul:
+    """Vectors times a matrix that lies in the banks: y[m,n] = x[m,k] w[n,k], a vector at a time."""
+
+    m: int
+    n: int
+    k: int
+    order: str = ""
+    """How the device goes through it (of the device's program generator); empty: its default."""
+    kind: Literal["pim_matmul"] = "pim_matmul"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.m * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True)
+class PimAttention:
+    """Attention of one new position of each sequence over keys and values in the banks."""
+
+    context: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    qk: int
+    v: int
+    kind: Literal["pim_attention"] = "pim_attention"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(self.context) * self.heads * (self.qk + self.v)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bytes from one unit to another over a link."""
+
+    source: str
+    target: str
+    bytes: int
+    kind: Literal["transfer"] = "transfer"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """Bytes that every unit of a list exchanges with all others."""
+
+    operation: Literal["all_reduce", "all_gather", "all_to_all"]
+    units: tuple[str, ...]
+    bytes: int
+    """Bytes of the result at each unit (``all_to_all``: bytes each unit sends)."""
+    kind: Literal["collective"] = "collective"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A fixed time on a unit, in picoseconds: for costs known only as a number."""
+
+    time_ps: int
+    kind: Literal["pause"] = "pause"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+Kernel = Annotated[
+    MatMul
+    | GroupedMatMul
+    | Attention
+    | Elementwise
+    | PimMatMul
+    | PimAttention
+    | Transfer
+    | Collective
+    | Pause,
+    Field(discriminator="kind"),
+]
+
+
+# --- tasks and programs ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A part of a tensor in a place (the name of a unit)."""
+
+    tensor: str
+    place: str
+    bytes: int
+    slices: Slices | None = None
+    """None: all of it."""
+    add: bool = False
+    """Written by adding to what is there: a partial sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something one unit does, from start to end."""
+
+    name: str
+    unit: str
+    """A unit or a link of the system."""
+    kernel: Kernel
+    after: tuple[str, ...] = ()
+    operator: str = ""
+    """The operator of the graph that it is a part of."""
+    reads: tuple[Operand, ...] = ()
+    writes: tuple[Operand, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """Tasks, and where data lie at the start."""
+
+    name: str
+    system: str
+    tasks: tuple[Task, ...]
+    placement: tuple[Operand, ...] = ()
+    operators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of the graph: name: {kind, group, macs}; what the tasks must add up to."""
+    tokens: int = 0
+    """Tokens that one run makes, for rates per token."""
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for task in self.tasks:
+            if task.name in seen:
+                raise InputError("there are two tasks of this name", key=f"tasks.{task.name}")
+            for name in task.after:
+                if name not in seen:
+                    raise InputError(f"waits for '{name}', which is not listed before it", key=f"tasks.{task.name}")
+            seen.add(task.name)
+
+    @property
+    def bytes_at(self) -> dict[str, int]:
+        """Bytes placed in each place at the start."""
+        held: dict[str, int] = {}
+        for operand in self.placement:
+            held[operand.place] = held.get(operand.place, 0) + operand.bytes
+        return held
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `from_dict` takes it; defaults left out."""
+        return {
+            "schema": self.schema,
+            "name": self.name,
+            "system": self.system,
+            "tokens": self.tokens,
+            "operators": {name: dict(values) for name, values in self.operators.items()},
+            "placement": [_plain(operand) for operand in self.placement],
+            "tasks": [_plain(task) for task in self.tasks],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Program:
+        """From the form at the top of this file.
+
+        Raises:
+            InputError: unknown or missing keys, two tasks of one name, a task that waits for a later one.
+
+        >>> Program.from_dict({"name": "p", "system": "a100", "tasks": [
+        ...     {"name": "t", "unit": "gpu", "kernel": {"kind": "matmul", "m": 1, "n": 8, "k": 8}}]}).tasks[0].kernel.macs
+        64
+        """
+        try:
+            return _ADAPTER.validate_python(data)
+        except ValidationError as error:
+            keys, message = first_problem(Program, error)
+            raise InputError(message, key=".".join(map(str, keys)) or None) from None
+
+    def write(self, path: Path) -> None:
+        """As YAML, or JSON by the suffix ``.json``."""
+        data = self.to_dict()
+        with path.open("w", encoding="utf-8") as stream:
+            if path.suffix == ".json":
+                json.dump(data, stream, indent=1)
+            else:
+                dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+                yaml.dump(data, stream, Dumper=dumper, sort_keys=False, default_flow_style=None, width=160)
+
+    @classmethod
+    def read(cls, path: Path) -> Program:
+        """A saved program.
+
+        Raises:
+            InputError: with file, line and key.
+        """
+        file = ConfigFile(path)
+        try:
+            return _ADAPTER.validate_python(file.data)
+        except ValidationError as error:
+            keys, message = first_problem(Program, error)
+            raise file.error(message, *keys) from None
+        except InputError as error:
+            raise InputError(error.message, file=path, key=error.key) from None
+
+
+_DEFAULTS: dict[type, dict[str, Any]] = {}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries without what is at its default (``kind`` stays)."""
+    kind = type(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        if kind not in _DEFAULTS:
+            _DEFAULTS[kind] = {name: f.default for name, f in kind.__dataclass_fields__.items()}
+        items = ((name, getattr(value, name), default) for name, default in _DEFAULTS[kind].items())
+        return {name: _plain(v) for name, v, default in items if name == "kind" or v != default}
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+for _kind in (
+    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Pause,
+    Operand, Task, Program,
+):  # fmt: skip
+    _kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+_ADAPTER: TypeAdapter[Program] = TypeAdapter(Program)
+
+
+def total(operands: Iterable[Operand]) -> int:
+    """Bytes of all of them."""
+    return sum(operand.bytes for operand in operands)
