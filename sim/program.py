@@ -99,11 +99,15 @@ class Attention:
     activations: str = "bf16"
     shared_kv: bool = False
     """Values are a part of the keys (a latent cache): read once."""
+    causal: bool = True
+    """A new position sees those before it and itself; otherwise all of the context."""
     kind: Literal["attention"] = "attention"
 
     @property
     def pairs(self) -> int:
         """Query-key pairs of a head."""
+        if not self.causal:
+            return sum(q * c for q, c in zip(self.queries, self.context, strict=True))
         return sum(q * c - q * (q - 1) // 2 for q, c in zip(self.queries, self.context, strict=True))
 
     @property
@@ -153,12 +157,16 @@ class PimAttention:
     kv_heads: int
     qk: int
     v: int
+    stage: Literal["both", "scores", "values"] = "both"
+    """``scores``: queries with keys; ``values``: probabilities with values; ``both``: with the
+    softmax between them, for memories that have a unit for it."""
     kind: Literal["pim_attention"] = "pim_attention"
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
-        return sum(self.context) * self.heads * (self.qk + self.v)
+        width = {"both": self.qk + self.v, "scores": self.qk, "values": self.v}[self.stage]
+        return sum(self.context) * self.heads * width
 
 
 @dataclass(frozen=True, slots=True)
