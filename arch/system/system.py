@@ -157,7 +157,7 @@ class System:
             if isinstance(other, PimUnit) and other.memory_of == group:
                 unit = other
         if isinstance(unit, ProcessorUnit):
-            return self.processor(group).memory_bytes
+            return self.processor(group).memory.bytes
         if unit.capacity_gb is not None:
             return round(unit.capacity_gb * 1e9)
         assert isinstance(unit, PimUnit)
@@ -247,8 +247,8 @@ def load_system(name: str | Path | SystemFile, overrides: dict[str, Any] | None 
     Raises:
         InputError: unknown name, key, unit, device, processor or link, with file, line and key.
 
-    >>> load_system("a100").names("gpu")
-    ['gpu']
+    >>> load_system("a100").with_counts(gpu=2).names("gpu")
+    ["gpu0", "gpu1"]
     """
     if isinstance(name, SystemFile):
         return _resolve(name, None)

@@ -89,7 +89,7 @@ class SystemReport:
         for use in self.units:
             instance = self.system.instances.get(use.name)
             if instance is not None and self.system.units[instance.group].kind == "processor":
-                watts = self.system.processor(instance.group).idle_watts
+                watts = self.system.processor(instance.group).power.idle_w.value
                 idle += watts * sum(use.idle_ps.values())
         return {"processors idle": idle} if idle else {}
 
