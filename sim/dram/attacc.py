@@ -328,9 +328,9 @@ def _one_by_one(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
             if first < run.count:
                 macs.append(_macs(unit, run, first, run.count - first))
         if sections:
-            yield _beside(sections[0], _moves(region.early)) + _beside(macs, _moves(region.moves))
+            yield _beside(sections[0], move_steps(region.early)) + _beside(macs, move_steps(region.moves))
         else:
-            yield _beside(macs, _moves(region.early + region.moves))
+            yield _beside(macs, move_steps(region.early + region.moves))
 
 
 def _in_turn(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
@@ -350,12 +350,12 @@ def _in_turn(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
         if not region.macs:
             coming = everything[done] if done < len(everything) else None
             rows: Steps = opening(coming) if coming else ["PREA"]
-            yield _beside(rows, _moves(region.early + region.moves))
+            yield _beside(rows, move_steps(region.early + region.moves))
         steps: Steps = []
         for n, run in enumerate(region.macs):
             done += 1
             rows = opening(everything[done] if done < len(everything) else None)
-            moves = _moves(
+            moves = move_steps(
                 (region.early if n == 0 else ()) + (region.moves if n == len(region.macs) - 1 else ())
             )
             steps += _beside([_macs(unit, run, 0, run.count)], rows, moves)
@@ -380,8 +380,9 @@ def _beside(*streams: Steps) -> Steps:
     return [{"parallel": some}] if len(some) > 1 else some[0] if some else []
 
 
-def _moves(moves: Iterable[Move]) -> Steps:
-    return [step for move in moves for step in _move(move)]
+def move_steps(some: Iterable[Move]) -> Steps:
+    """Steps of data moves."""
+    return [step for move in some for step in _move(move)]
 
 
 def _move(move: Move) -> Steps:
