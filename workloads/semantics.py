@@ -202,7 +202,8 @@ def expert_linear(x: Value, w: Value, tokens: Sequence[int]) -> Floats | Integer
         start += count
     if start != x.shape[0]:
         raise ValueError(f"{start} rows for the experts, got {x.shape[0]}")
-    return np.concatenate(parts)
+    y: Floats | Integers = np.concatenate(parts)  # type: ignore[assignment, unused-ignore]
+    return y
 
 
 def head_linear(x: Value, w: Value) -> Floats | Integers:
