@@ -33,32 +33,37 @@ def _size(graph: Graph, operator: Operator, rule: Rule, slot: int, dim: str) -> 
     return total
 
 
-def _formats(graph: Graph, operator: Operator) -> tuple[str, str]:
+def formats(graph: Graph, operator: Operator) -> tuple[str, str]:
+    """Of the weights, scales included, and of the activations of a product."""
     weights = next(
         graph.tensors[name].format for name in operator.inputs if graph.tensors[name].role == "weight"
     )
     return str(weights), graph.tensors[operator.inputs[0]].format.dtype
 
 
-def processor_kernel(graph: Graph, operator: Operator, rule: Rule, slot: int) -> Kernel | None:
-    """What a processor runs for a product; None where the slot has nothing to do."""
-    if operator.kind == "linear":
-        weights, activations = _formats(graph, operator)
-        n, k = (_size(graph, operator, rule, slot, dim) for dim in "nk")
-        return MatMul(operator["m"], n, k, 1, weights, activations) if n and k else None
-    if operator.kind == "head_linear":
-        weights, activations = _formats(graph, operator)
-        heads = operator["heads"] if rule.form == "whole" else rule.bounds[slot][1] - rule.bounds[slot][0]
-        return (
-            MatMul(operator["m"], operator["n"], operator["k"], heads, weights, activations)
-            if heads
-            else None
-        )
-    if operator.kind == "expert_linear":
-        weights, activations = _formats(graph, operator)
-        n, k = (_size(graph, operator, rule, slot, dim) for dim in "nk")
+def processor_kernel(
+    graph: Graph, operators: Sequence[Operator], rules: Sequence[Rule], slot: int
+) -> Kernel | None:
+    """What a processor runs for a product, or for products side by side; None where the slot has
+    nothing to do."""
+    operator, rule = operators[0], rules[0]
+    if operator.kind in ("linear", "expert_linear"):
+        weights, activations = formats(graph, operator)
+        pairs = zip(operators, rules, strict=True)
+        n = sum(_size(graph, other, r, slot, "n") for other, r in pairs)
+        k = _size(graph, operator, rule, slot, "k")
+        if not n or not k:
+            return None
+        if operator.kind == "linear":
+            return MatMul(operator["m"], n, k, 1, weights, activations)
         rows = operator["tokens"][slice(*rule.bounds[slot])] if rule.form == "experts" else operator["tokens"]
-        return GroupedMatMul(tuple(rows), n, k, weights, activations) if any(rows) and n and k else None
+        return GroupedMatMul(tuple(rows), n, k, weights, activations) if any(rows) else None
+    if operator.kind == "head_linear":
+        weights, activations = formats(graph, operator)
+        heads = operator["heads"] if rule.form == "whole" else rule.bounds[slot][1] - rule.bounds[slot][0]
+        if not heads:
+            return None
+        return MatMul(operator["m"], operator["n"], operator["k"], heads, weights, activations)
     if operator.kind == "attention":
         heads, kv = _heads(operator, rule, slot)
         if not heads:

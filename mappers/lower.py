@@ -14,7 +14,7 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import System
-from neardata.mappers.kernels import elementwise_kernel, pim_kernels, processor_kernel
+from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, processor_kernel
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
@@ -113,6 +113,7 @@ class _Lowering:
             placement=tuple(self.placed.values()),
             operators=self.operators,
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
+            units={group: self.system.count(group) for group in self.system.units},
         )
 
     def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
@@ -171,8 +172,10 @@ class _Pass:
 
     def _joins(self, group: list[Operator], operator: Operator) -> bool:
         """Whether an operator goes into one kernel with those before it."""
-        if not self.low.mapping.fuse or operator.kind in PRODUCTS or group[-1].kind in PRODUCTS:
+        if not self.low.mapping.fuse:
             return False
+        if operator.kind in PRODUCTS or group[-1].kind in PRODUCTS:
+            return self._side_by_side(group[0], operator)
         if self.low.stage_of(group[0]) != self.low.stage_of(operator):
             return False
         made = {name for member in group for name in member.outputs}
@@ -183,6 +186,17 @@ class _Pass:
             return False
         # a sum over the slots stands between
         return rules[1] != "whole" or not any(self._state(name) != "whole" for name in operator.inputs)
+
+    def _side_by_side(self, one: Operator, other: Operator) -> bool:
+        """Whether two products of the same input can be one with their matrices side by side."""
+        rules = [self.sharding.rules[operator.name].form for operator in (one, other)]
+        return (
+            one.kind == other.kind in ("linear", "expert_linear")
+            and one.inputs[0] == other.inputs[0]
+            and len(one.inputs) == len(other.inputs)
+            and rules[0] == rules[1] in ("whole", "columns", "experts")
+            and formats(self.graph, one) == formats(self.graph, other)
+        )
 
     def _state(self, name: str) -> Any:
         return "whole" if name in self.summed else self.sharding.state.get(name, "whole")
@@ -329,22 +343,23 @@ class _Pass:
     # --- one slot ---------------------------------------------------------------------------------
 
     def _on_slot(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
-        operator = group[0]
-        if operator.kind not in PRODUCTS:
+        if group[0].kind not in PRODUCTS:
             self._pass_over(group, i, slot, suffix)
             return
-        rule = self.sharding.rules[operator.name]
-        kernel = processor_kernel(self.graph, operator, rule, i)
+        rules = [self.sharding.rules[operator.name] for operator in group]
+        kernel = processor_kernel(self.graph, group, rules, i)
         if kernel is None:  # none of the tokens, or of the heads, are this slot's
-            for name in operator.outputs:
-                self.held[name, i] = {self.low.place_of(slot.processor): ()}
+            for operator in group:
+                for name in operator.outputs:
+                    self.held[name, i] = {self.low.place_of(slot.processor): ()}
             return
-        there = self._in_memory(operator, rule, i, slot)
-        if there:
+        there = [self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)]
+        if all(there):
             assert slot.pim is not None
-            self._run(operator, i, slot.pim, slot.processor, suffix, there)
+            for operator, kernels in zip(group, there, strict=True):
+                self._run([operator], i, slot.pim, slot.processor, suffix, kernels)
         else:
-            self._run(operator, i, slot.processor, slot.processor, suffix, (kernel,))
+            self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
 
     def _in_memory(self, operator: Operator, rule: Rule, i: int, slot: Slot) -> tuple[Kernel, ...]:
         """Kernels of a product that is to run in the slot's memory; none otherwise."""
@@ -352,19 +367,25 @@ class _Pass:
             return ()
         assert self.low.device is not None
         kernels = pim_kernels(self.graph, operator, rule, i, self.low.device)
-        kernel = processor_kernel(self.graph, operator, rule, i)
+        kernel = processor_kernel(self.graph, [operator], [rule], i)
         return kernels if kernel is not None and self.low.runs_in_memory(operator, kernels, kernel) else ()
 
     def _run(
-        self, operator: Operator, i: int, unit: str, processor: str, suffix: str, kernels: tuple[Kernel, ...]
+        self,
+        group: list[Operator],
+        i: int,
+        unit: str,
+        processor: str,
+        suffix: str,
+        kernels: tuple[Kernel, ...],
     ) -> None:
-        """A product: one task per kernel; attention's follow each other, matrices stand side by side."""
+        """Products: one task per kernel; attention's follow each other, others are independent."""
         place = self.low.place_of(unit)
-        after, reads = self._inputs([operator], i, place)
-        base = f"{self.name}{operator.name}{suffix}"
+        after, reads = self._inputs(group, i, place)
+        base = f"{self.name}{group[-1].name}{suffix}"
         names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
-        chained = operator.kind == "attention"
-        writes = self._outputs([operator], i, place, names[-1:] if chained else names)
+        chained = group[0].kind == "attention"
+        writes = self._outputs(group, i, place, names[-1:] if chained else names)
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
             self.low.tasks.append(
                 Task(
@@ -372,7 +393,7 @@ class _Pass:
                     unit=processor if isinstance(kernel, Elementwise) else unit,
                     kernel=kernel,
                     after=names[k - 1 : k] if chained and k else after,
-                    operator=self.prefix + operator.name,
+                    operators=tuple(self.prefix + operator.name for operator in group),
                     reads=reads if k == 0 else (),
                     writes=writes if k == len(names) - 1 else (),
                 )
@@ -395,7 +416,15 @@ class _Pass:
         kernel = elementwise_kernel(self.graph, rules, i, later)
         writes = self._outputs(group, i, place, (task,))
         self.low.tasks.append(
-            Task(task, slot.processor, kernel, after, self.prefix + group[-1].name, reads, writes)
+            Task(
+                name=task,
+                unit=slot.processor,
+                kernel=kernel,
+                after=after,
+                operators=tuple(self.prefix + member.name for member in group),
+                reads=reads,
+                writes=writes,
+            )
         )
         self.ends += (task,)
         for member in group:

@@ -7,6 +7,7 @@ gives partial sums, and a sum over the slots makes those whole again. Attention 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +101,7 @@ class Sharding:
         """``n`` in ranges of whole units, as even as can be."""
         units = -(-n // unit)
         edges = [min(units * i // self.slots * unit, n) for i in range(self.slots + 1)]
-        return tuple(zip(edges, edges[1:], strict=False))
+        return tuple(itertools.pairwise(edges))
 
     def _columns(self, operator: Operator) -> Bounds | None:
         """Ranges of n, or None where the result is wanted whole."""

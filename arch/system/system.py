@@ -47,7 +47,7 @@ class ProcessorUnit(StrictModel):
     processor: str
     """A name of `neardata.arch.processor.processor_names`, or a file."""
     count: Count = 1
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
 
 
 class PimUnit(StrictModel):
@@ -63,7 +63,7 @@ class PimUnit(StrictModel):
     """The processor group whose memory this is."""
     capacity_gb: Annotated[float, Field(gt=0)] | None = None
     """Decimal GB of an instance; default: what the device's organisation gives."""
-    overrides: dict[str, int] = {}
+    overrides: dict[str, int] = Field(default_factory=dict)
     refresh: RefreshAtTasks = "at-launch"
     """``at-launch``: a task begins with a refresh pulled in, so that every task finds the same
     state; further ones follow every tREFI. ``none``: no refresh at all, as some simulators have it."""
@@ -87,7 +87,7 @@ class LinkUse(StrictModel):
     link: str
     """A name of `neardata.arch.link.link_names`, or a file."""
     between: Annotated[tuple[str, ...], Field(min_length=1)]
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
 
 
 class SystemFile(StrictModel):
@@ -96,7 +96,7 @@ class SystemFile(StrictModel):
     name: str
     source: str
     units: dict[str, Unit]
-    links: dict[str, LinkUse] = {}
+    links: dict[str, LinkUse] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

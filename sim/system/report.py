@@ -114,13 +114,13 @@ class SystemReport:
 
     def operators(self) -> list[Part]:
         """Every operator, in the order of the program."""
-        return self._parts([task.operator or task.name for task in self.program.tasks])
+        return self._parts([" + ".join(task.operators) or task.name for task in self.program.tasks])
 
     def parts(self) -> list[Part]:
         """By group of operators, such as ``attention`` and ``experts``; links stand apart."""
         names = []
         for task, group in zip(self.program.tasks, self.groups, strict=True):
-            operator = self.program.operators.get(task.operator, {})
+            operator = self.program.operators.get(task.operators[-1] if task.operators else "", {})
             if isinstance(task.kernel, Transfer | Collective):
                 names.append(f"link {group}")
             else:

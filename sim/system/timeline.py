@@ -62,7 +62,7 @@ def write_system_timeline(stream: TextIO, report: SystemReport, limit: int = LIM
         for name in names:
             pid, tid = track(name, report.groups[i])
             event(
-                ph="X", pid=pid, tid=tid, name=task.operator or task.name, cat=kernel.kind,
+                ph="X", pid=pid, tid=tid, name=" + ".join(task.operators) or task.name, cat=kernel.kind,
                 ts=start / 1e6, dur=(end - start) / 1e6, args=args,
             )  # fmt: skip
     stream.write("\n]}\n")

@@ -42,6 +42,22 @@ def record(point: Point, study: Study) -> dict[str, Any]:
     }
 
 
+def program_record(report: SystemReport) -> dict[str, Any]:
+    """The run of one program."""
+    return {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "program": report.program.name,
+        "system": report.system.name,
+        "run_ns": report.time_ps / 1e3,
+        "tokens": report.program.tokens,
+        "energy_pj": report.energy_pj,
+        "reasons_ns": {name: ps / 1e3 for name, ps in report.reasons_ps.items()},
+        "utilisation": report.utilisation(),
+        "parts": parts(report),
+    }
+
+
 def parts(report: SystemReport) -> list[dict[str, Any]]:
     """Groups of operators: time, what of it is on the critical path, energy."""
     return [

@@ -61,9 +61,11 @@ def _one_per_label(points: Sequence[Point]) -> list[tuple[Point, str]]:
 def _operators(point: Point, group: str) -> list[tuple[float, float]]:
     """Intensity and rate of each kind of operator on the units of a group."""
     sums: dict[str, list[float]] = {}
-    for task, outcome, on in zip(point.program.tasks, point.report.outcomes, point.report.groups, strict=True):
+    for task, outcome, on in zip(
+        point.program.tasks, point.report.outcomes, point.report.groups, strict=True
+    ):
         if on == group and outcome.macs and outcome.memory_bytes:
-            name = task.operator.rpartition("/")[2].partition(".")[2] or task.operator
+            name = task.operators[0].rpartition("/")[2].partition(".")[2] or task.operators[0]
             total = sums.setdefault(name, [0.0, 0.0, 0.0])
             total[0] += 2 * outcome.macs
             total[1] += outcome.memory_bytes

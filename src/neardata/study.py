@@ -137,7 +137,9 @@ def load_study(path: Path) -> Study:
             system = load_system(choice.system, choice.set)
             for group in choice.units:
                 if group not in system.units:
-                    raise InputError(f"the system has no '{group}'{nearest(group, system.units)}", key="units")
+                    raise InputError(
+                        f"the system has no '{group}'{nearest(group, system.units)}", key="units"
+                    )
             processor_group(system, choice.mapping)
         except InputError as error:
             if error.file is not None:
@@ -198,25 +200,37 @@ def points(
     Raises:
         InputError: a model that does not fit a system, or a mapping that does not.
     """
-    model = load_model(study.model)
-    for label, choice in study.systems.items():
+    for label in study.systems:
         for batch in study.batch:
-            if skip(label, batch):
-                continue
-            progress(f"{label}, batch {batch}")
-            yield run_point(study, model, label, choice, batch)
+            if not skip(label, batch):
+                progress(f"{label}, batch {batch}")
+                yield run_point(study, label, batch)
 
 
-def run_point(study: Study, model: Model, label: str, choice: SystemChoice, batch: int) -> Point:
+def run_point(study: Study, label: str, batch: int) -> Point:
     """One system at one batch size, its ``fit`` counts decided by what has to be held."""
+    program, system, costs = lower_point(study, label, batch)
+    return Point(label, batch, system, program, run(program, system, costs=costs))
+
+
+def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, Costs]:
+    """The program of one system at one batch size, and the kernels whose cost decided it.
+
+    Raises:
+        InputError: the model does not fit.
+    """
+    model, choice = load_model(study.model), study.systems[label]
     base = load_system(choice.system, choice.set).with_counts(**choice.units)
+    worst: InputError | None = None
     for system in _candidates(base, choice.mapping):
         graphs = _graphs(study, model, choice.mapping, system, batch)
         costs = Costs(system)
-        program = lower(graphs, system, choice.mapping, lambda g, k, costs=costs: costs.of(g, k).time_ps)
-        if _fits(program, system) or base is system:
-            return Point(label, batch, system, program, run(program, system, costs=costs))
-    raise InputError(f"'{study.model}' does not fit {MOST_DEVICES} units of '{label}'", key="systems")
+        program = lower(graphs, system, choice.mapping, lambda g, k, costs=costs: costs.of(g, k).time_ps)  # type: ignore[misc]
+        worst = _lack(program, system)
+        if worst is None:
+            return program, system, costs
+    assert worst is not None
+    raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
 
 
 def _candidates(base: System, mapping: Mapping) -> Iterator[System]:
@@ -231,8 +245,18 @@ def _candidates(base: System, mapping: Mapping) -> Iterator[System]:
         n = n + 1 if mapping.pipeline == "all" else 2 * n
 
 
-def _fits(program: Program, system: System) -> bool:
-    return all(held <= system.capacities.get(place, 0) for place, held in program.bytes_at.items())
+def _lack(program: Program, system: System) -> InputError | None:
+    """The fullest place that does not hold what is put there, and what would mend it."""
+    over = {p: n - system.capacities.get(p, 0) for p, n in program.bytes_at.items()}
+    place = max(over, key=lambda p: over[p], default=None)
+    if place is None or over[place] <= 0:
+        return None
+    held, there = program.bytes_at[place], system.capacities.get(place, 0)
+    group = next(i.group for i in system.instances.values() if i.place == place)
+    more = -(-system.count(group) * held // max(there, 1))
+    return InputError(
+        f"{held:,} bytes are to lie in '{place}', which holds {there:,}; about {more} {group} units would do"
+    )
 
 
 def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:

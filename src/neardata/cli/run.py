@@ -20,16 +20,25 @@ INTERRUPTED = 130
 
 def run(
     what: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study (.yaml), a model's config.json, or a model's name.")
+        str,
+        typer.Argument(metavar="STUDY", help="A study (.yaml), a model's config.json, or a model's name."),
     ],
     systems: Annotated[
         list[str] | None,
-        typer.Option("--system", "-s", help="With a model: a system, as NAME or FILE.yaml. Repeat it for more."),
+        typer.Option(
+            "--system",
+            "-s",
+            help="A system of the study or, with a model, NAME or FILE.yaml. Repeat it for more.",
+        ),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", "-b", min=1, help="Sequences. Repeat it.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", "-b", min=1, help="Sequences. Repeat it.")
+    ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
     phase: Annotated[str | None, typer.Option(help="decode, prefill or verify.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Format of the weights, such as bf16 or int4/g32.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Format of the weights, such as bf16 or int4/g32.")
+    ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Only the first so many layers.")] = None,
     out: Annotated[
         Path | None,
@@ -40,8 +49,21 @@ def run(
 ) -> int:
     """Run a language model's step on near-data systems: time, energy, and where they went."""
     from neardata.cli.progress import interruptible
+    from neardata.programs import read_program
 
-    study = _study(what, systems, batch, context, phase, weights, layers)
+    saved = read_program(what)
+    if saved is not None:
+        from neardata.cli.run_report import print_program
+        from neardata.results import program_record
+        from neardata.sim.system.engine import run as run_program
+
+        report = run_program(*saved)
+        if as_json:
+            typer.echo(json.dumps(program_record(report), indent=1))
+        else:
+            print_program(report)
+        return 0
+    study = study_of(what, systems, batch, context, phase, weights, layers)
     if out is not None:
         _folder(out)
     done: list[dict[str, Any]] = []
@@ -59,7 +81,7 @@ def run(
     return INTERRUPTED if partial else 0
 
 
-def _study(
+def study_of(
     what: str,
     systems: Sequence[str] | None,
     batch: Sequence[int] | None,
@@ -71,8 +93,8 @@ def _study(
     from pydantic import ValidationError
 
     from neardata.arch.config_file import first_problem
-    from neardata.arch.errors import InputError
-    from neardata.study import Study, find_study, load_study
+    from neardata.arch.errors import InputError, nearest
+    from neardata.study import Study, default_systems, find_study, load_study
 
     path = find_study(what)
     changes: dict[str, Any] = {
@@ -81,13 +103,18 @@ def _study(
     }  # fmt: skip
     given = {key: value for key, value in changes.items() if value is not None}
     if path is not None:
-        if systems:
-            raise InputError("the study names its systems; --system goes with a model")
         study = load_study(path)
         data = {**study.model_dump(), **given}
+        for label in systems or ():
+            if label not in study.systems:
+                raise InputError(
+                    f"no system of the study is '{label}'{nearest(label, study.systems)}", key="--system"
+                )
+        if systems:
+            data["systems"] = {label: data["systems"][label] for label in systems}
+            if study.baseline not in systems:
+                data["baseline"] = None
     else:
-        from neardata.study import default_systems
-
         data = {"title": f"{Path(what).stem if what.endswith('.json') else what}", "model": what, **given}
         data["systems"] = default_systems(systems or ["a100", "aim"])
     try:
@@ -108,7 +135,9 @@ def _folder(out: Path) -> None:
         raise InputError(f"cannot be made: {error.strerror}", file=out) from None
 
 
-def _work(study: Study, out: Path | None, done: list[dict[str, Any]], fresh: list[Point], stopped: Any) -> bool:
+def _work(
+    study: Study, out: Path | None, done: list[dict[str, Any]], fresh: list[Point], stopped: Any
+) -> bool:
     """Run what is not there yet; True if interrupted."""
     import neardata
     from neardata.cli.output import text_file
@@ -119,7 +148,9 @@ def _work(study: Study, out: Path | None, done: list[dict[str, Any]], fresh: lis
     def file_of(label: str, batch: int) -> Path | None:
         if out is None:
             return None
-        return out / "points" / f"{fingerprint(study, study.systems[label], batch, neardata.__version__)}.json"
+        return (
+            out / "points" / f"{fingerprint(study, study.systems[label], batch, neardata.__version__)}.json"
+        )
 
     total = len(study.systems) * len(study.batch)
     known: dict[tuple[str, int], dict[str, Any]] = {}
@@ -162,7 +193,11 @@ def _write(out: Path, study: Study, done: list[dict[str, Any]], fresh: list[Poin
         table.writeheader()
         table.writerows(done)
     for point in fresh:
-        name = "".join(c if c.isalnum() else "-" for c in f"{point.label} batch {point.batch}").strip("-").lower()
+        name = (
+            "".join(c if c.isalnum() else "-" for c in f"{point.label} batch {point.batch}")
+            .strip("-")
+            .lower()
+        )
         with text_file(out / f"timeline-{name}.json") as stream:
             write_system_timeline(stream, point.report)
     if plots and find_spec("matplotlib") is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neardata.sim.system.report import SystemReport
     from neardata.study import Study
 
 
@@ -33,7 +34,9 @@ def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out:
         console.print()
     console.print(_in_words(study, done))
     if out is not None:
-        console.print(f"\nresults.json, results.csv, timelines (ui.perfetto.dev) and figures are in {escape(str(out))}")
+        console.print(
+            f"\nresults.json, results.csv, timelines (ui.perfetto.dev) and figures are in {escape(str(out))}"
+        )
 
 
 def _units(r: dict[str, Any]) -> str:
@@ -90,3 +93,28 @@ def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
             line += f"; {least['label']} takes the least energy"
         lines.append(line + ".")
     return "\n".join(lines)
+
+
+def print_program(report: SystemReport) -> None:
+    """A saved program's run: its time, parts and reasons."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from neardata.cli.bars import bar_rows
+    from neardata.cli.quantities import si_energy, si_time
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(report.program.name)}[/bold] on {escape(report.system.name)}\n")
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    for name in ("part", "units", "tasks", "time", "of the run", "energy"):
+        table.add_column(name, justify="left" if name in ("part", "units") else "right")
+    for part in report.parts():
+        table.add_row(
+            part.name, ", ".join(part.units), f"{part.tasks:,}", si_time(part.time_ps / 1e3),
+            f"{part.critical_ps / report.time_ps:.1%}" if report.time_ps else "", si_energy(part.energy_pj),
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"\n {si_time(report.time_ps / 1e3)}, {si_energy(report.total_energy_pj)}\n")
+    whole = report.time_ps or 1
+    console.print(bar_rows({n: ps / whole for n, ps in report.reasons_ps.items()}, "where the time went"))
