@@ -91,6 +91,7 @@ def attention(
         compute_ps=compute_ps,
         cache_ps=cache_bytes * 1000 / cache.gb_per_s if cache else 0.0,
         cache_bytes=cache_bytes,
+        softmax_ps=pairs * heads * tile.softmax_of_pair_ps,
         memory_ps=(once_bytes + (passes - 1) * tokens * token_bytes) / rate,
         launches=launches,
     )
@@ -132,6 +133,8 @@ class _Tile:
             if self.resident == 1
             else max(matrix_ps, softmax_ps) + exposed * min(matrix_ps, softmax_ps)
         )
+        self.softmax_of_pair_ps = (self.shared_ps - matrix_ps) / self.rows / self.units
+        """What the softmax and loads of one query and key add, over all units."""
         self.block_ps = efficiency.launch_ns.value * 1000
         """A block fills and drains its unit as a kernel does the processor."""
 

@@ -9,11 +9,12 @@ from typing import Literal
 from neardata.arch.processor import Processor
 
 Bound = Literal["compute", "memory", "cache", "launch"]
-CAUSES = ("launch", "efficiency", "quantisation", "cache", "reread", "overlap")
+CAUSES = ("launch", "efficiency", "softmax", "quantisation", "cache", "reread", "overlap")
 """Why a kernel takes longer than its roofline:
 
 - ``launch``: starting it, filling and draining the units;
 - ``efficiency``: the peaks are not reached by long full streams either;
+- ``softmax``: what of it the products do not hide, in attention;
 - ``quantisation``: tiles that stick out of the operands, and the last, partly filled wave of tiles;
 - ``cache``: the tiles ask more of the last cache than it gives;
 - ``reread``: the same bytes fetched from memory more than once;
@@ -86,6 +87,7 @@ def kernel_cost(
     cache_bytes: float,
     memory_ps: float | None = None,
     roofline_bytes: int | None = None,
+    softmax_ps: float = 0.0,
     launches: int = 1,
 ) -> Cost:
     """The time of a kernel from that of its parts.
@@ -101,6 +103,7 @@ def kernel_cost(
         cache_bytes: what the tiles take from the last cache.
         memory_ps: the memory's time (default: ``memory_bytes`` at the efficiency of long streams).
         roofline_bytes: what must be moved at least (default: ``memory_bytes``).
+        softmax_ps: what the softmax of the pairs themselves adds to their products.
         launches: kernels started.
     """
     efficiency = processor.efficiency
@@ -111,11 +114,13 @@ def kernel_cost(
     memory_ps = once_ps if memory_ps is None else memory_ps
     roofline = max(compute_ideal, memory_ideal)
     # each cause is what its effect adds to those before it
+    products_ps = compute_ideal / efficiency.matrix.value
     stages = (
-        ("efficiency", max(compute_ideal / efficiency.matrix.value, once_ps, roofline)),
-        ("quantisation", max(compute_ps, once_ps, roofline)),
-        ("cache", max(compute_ps, cache_ps, once_ps, roofline)),
-        ("reread", max(compute_ps, cache_ps, memory_ps, roofline)),
+        ("efficiency", max(products_ps, once_ps)),
+        ("softmax", max(products_ps + softmax_ps, once_ps)),
+        ("quantisation", max(compute_ps, once_ps)),
+        ("cache", max(compute_ps, cache_ps, once_ps)),
+        ("reread", max(compute_ps, cache_ps, memory_ps)),
     )
     units_ps = max(compute_ps, cache_ps)
     exposed_ps = efficiency.exposed.value * min(units_ps, memory_ps)

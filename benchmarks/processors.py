@@ -1,0 +1,255 @@
+"""Processors and links against measurements, and the constants fitted to some of them.
+
+    python benchmarks/processors.py             every table: must, measured, met or MISSED
+    python benchmarks/processors.py calibrate   fits the constants anew and prints them
+
+What is fitted to what (everything else is data sheets, or marked assumed in the presets):
+
+- a100-80gb, all four efficiencies: linear layers of Llama-2-7B; those of Llama-2-70B and
+  Llama-3-8B validate.
+- rtx-pro-6000, ``launch_ns`` alone: Llama-3.1-8B's element-wise layers of at most 16 tokens; the
+  other rows validate. The other three are the A100's. The form of the attention model was chosen on Llama-3.1-8B's attention rows, so
+  Qwen3's attention is the stricter check.
+- nvlink-3, time of a step and fractions of the peak: send/recv; all-reduce validates.
+
+The measurements are in tests/data/processor, their origin in tests/data/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from neardata.arch.processor import Processor, load_processor
+from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul, total
+
+DATA = Path(__file__).parents[1] / "tests" / "data" / "processor"
+Rows = list[dict[str, str]]
+Pair = tuple[float, float]
+"""Predicted and measured."""
+
+
+def rows_of(name: str) -> Rows:
+    with (DATA / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of predictions, relative to what was measured."""
+
+    rows: int
+    median: float
+    p90: float
+    bias: float
+    """Median with the sign: below 0 predicts too little."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Errors:
+        signed = sorted(predicted / measured - 1 for predicted, measured in pairs)
+        sizes = sorted(map(abs, signed))
+        return cls(len(sizes), median(sizes), sizes[math.ceil(0.9 * len(sizes)) - 1], median(signed))
+
+    def __str__(self) -> str:
+        return f"{self.rows:5d} rows  median {self.median:6.1%}  90th {self.p90:6.1%}  bias {self.bias:+6.1%}"
+
+
+# A100: linear layers
+
+A100_FITTED = "Llama-2-7b-hf"
+
+
+def a100_linear(gpu: Processor, model: Callable[[str], bool]) -> list[Pair]:
+    """Milliseconds."""
+    return [
+        (
+            matmul(gpu, int(row["m_tokens"]), int(row["n"]), int(row["k"])).time_ps / 1e9,
+            float(row["time_ms_median"]),
+        )
+        for row in rows_of("a100_linear.csv")
+        if model(row["model"])
+    ]
+
+
+# RTX PRO 6000: layers of two models
+
+
+@dataclass(frozen=True)
+class Dims:
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    width: int
+    vocabulary: int
+
+
+RTX_MODELS = {
+    "llama": Dims(4096, 14336, 32, 8, 128, 128256),
+    "qwen": Dims(2048, 768, 32, 4, 128, 151936),
+}
+RTX_SMALL = 16
+"""Element-wise layers of so many tokens take a launch and nothing else to speak of."""
+BF16 = {"weight_format": "bf16", "activation_dtype": "bf16"}
+
+
+def rtx_layer(gpu: Processor, dims: Dims, layer: str, tokens: int) -> Cost:
+    query, key = dims.heads * dims.width, dims.kv_heads * dims.width
+    match layer:
+        case "qkv_proj":
+            return matmul(gpu, tokens, query + 2 * key, dims.hidden, **BF16)  # type: ignore[arg-type]
+        case "o_proj":
+            return matmul(gpu, tokens, dims.hidden, query, **BF16)  # type: ignore[arg-type]
+        case "gate_up_proj":
+            return matmul(gpu, tokens, 2 * dims.feed_forward, dims.hidden, **BF16)  # type: ignore[arg-type]
+        case "down_proj":
+            return matmul(gpu, tokens, dims.hidden, dims.feed_forward, **BF16)  # type: ignore[arg-type]
+        case "lm_head":
+            return matmul(gpu, tokens, dims.vocabulary, dims.hidden, **BF16)  # type: ignore[arg-type]
+        case "act_fn":
+            return elementwise(gpu, 4 * tokens * dims.feed_forward, 2 * tokens * dims.feed_forward)
+        case "layernorm" | "final_layernorm":  # with the residual, read and written
+            return elementwise(gpu, 4 * tokens * dims.hidden, 4 * tokens * dims.hidden)
+        case "rotary_emb" | "qk_norm":
+            return elementwise(gpu, 2 * tokens * (query + key), 2 * tokens * (query + key))
+        case "embedding":
+            return elementwise(gpu, 2 * tokens * dims.hidden, 2 * tokens * dims.hidden)
+    raise ValueError(layer)
+
+
+def rtx_attention(gpu: Processor, dims: Dims, row: Mapping[str, str]) -> Cost:
+    """A batch of at most one chunk of a prompt and of sequences that decode."""
+    chunk, before, decoding, context = (
+        int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+    )
+    prompts = (chunk,) if chunk else ()
+    return attention(
+        gpu,
+        (*prompts, *(1,) * decoding),
+        (*(c + before for c in prompts), *(context,) * decoding),
+        dims.heads,
+        dims.kv_heads,
+        dims.width,
+        dims.width,
+        kv_format="bf16",
+        activation_dtype="bf16",
+    )
+
+
+def rtx_experts(gpu: Processor, dims: Dims, tokens: int, active: int) -> Cost:
+    """Qwen3's experts, eight a token, evenly over the active ones; routing is not in it."""
+    pairs = 8 * tokens
+    each = [pairs // active + (i < pairs % active) for i in range(active)]
+    return total(
+        (
+            expert_matmul(gpu, each, 2 * dims.feed_forward, dims.hidden, **BF16),  # type: ignore[arg-type]
+            elementwise(gpu, 4 * pairs * dims.feed_forward, 2 * pairs * dims.feed_forward),
+            expert_matmul(gpu, each, dims.hidden, dims.feed_forward, **BF16),  # type: ignore[arg-type]
+            elementwise(gpu, 2 * pairs * dims.hidden, 2 * tokens * dims.hidden),
+        )
+    )
+
+
+MATRIX_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head")
+
+
+def rtx_fitted(model: str, layer: str, tokens: int) -> bool:
+    """Whether a constant was fitted to this row."""
+    return model == "llama" and layer not in MATRIX_LAYERS and tokens <= RTX_SMALL
+
+
+def rtx_dense(gpu: Processor, fitted: bool) -> dict[str, list[Pair]]:
+    """Microseconds, by model and layer."""
+    families: dict[str, list[Pair]] = {}
+    for model, dims in RTX_MODELS.items():
+        dense = [(r["layer"], int(r["tokens"]), r) for r in rows_of(f"rtxpro6000_{model}_dense.csv")]
+        heads = [
+            (r["layer"], int(r["sequences"]), r)
+            for r in rows_of(f"rtxpro6000_{model}_per_sequence.csv")
+            if r["layer"] == "lm_head"
+        ]
+        for layer, tokens, row in dense + heads:
+            if rtx_fitted(model, layer, tokens) == fitted:
+                cost = rtx_layer(gpu, dims, layer, tokens)
+                families.setdefault(f"{model} {layer}", []).append(
+                    (cost.time_ps / 1e6, float(row["time_us"]))
+                )
+    return families
+
+
+def rtx_others(gpu: Processor) -> dict[str, list[Pair]]:
+    """Microseconds of attention and experts, by model and kind."""
+    families: dict[str, list[Pair]] = {}
+    for model, dims in RTX_MODELS.items():
+        for row in rows_of(f"rtxpro6000_{model}_attention.csv"):
+            kind = "decode" if row["prefill_chunk"] == "0" else "mixed"
+            kind = "prefill" if row["n_decode"] == "0" else kind
+            families.setdefault(f"{model} attention, {kind}", []).append(
+                (rtx_attention(gpu, dims, row).time_ps / 1e6, float(row["time_us"]))
+            )
+    families["qwen experts"] = [
+        (
+            rtx_experts(gpu, RTX_MODELS["qwen"], int(r["tokens"]), int(r["activated_experts"])).time_ps / 1e6,
+            float(r["time_us"]),
+        )
+        for r in rows_of("rtxpro6000_qwen_moe.csv")
+    ]
+    return families
+
+
+# fits
+
+STEPS = {"matrix": 0.01, "memory": 0.01, "exposed": 0.02, "launch_ns": 100.0}
+Constants = dict[str, float]
+
+
+def fit(names: Iterable[str], start: Constants, predict: Callable[[Constants], list[Pair]]) -> Constants:
+    """Least mean absolute log error, a constant a step at a time until no step helps."""
+
+    def loss(constants: Constants) -> float:
+        pairs = predict(constants)
+        return sum(abs(math.log(predicted / measured)) for predicted, measured in pairs) / len(pairs)
+
+    names = tuple(names)
+    found, least = dict(start), loss(start)
+    size = 4
+    while size:
+        better = False
+        for name in names:
+            for step in (size * STEPS[name], -size * STEPS[name]):
+                trial = {**found, name: round(found[name] + step, 6)}
+                if trial[name] <= 0 or (name != "launch_ns" and trial[name] > 1):
+                    continue
+                value = loss(trial)
+                if value < least:
+                    found, least, better = trial, value, True
+        size = size if better else size // 2
+    return found
+
+
+def with_constants(name: str, constants: Constants) -> Processor:
+    return load_processor(name, {f"efficiency.{key}.value": value for key, value in constants.items()})
+
+
+def fit_a100() -> Constants:
+    start = {"matrix": 0.8, "memory": 0.85, "exposed": 0.2, "launch_ns": 5000.0}
+    return fit(
+        start,
+        start,
+        lambda c: a100_linear(with_constants("a100-80gb", c), lambda model: model == A100_FITTED),
+    )
+
+
+def fit_rtx(a100: Constants) -> Constants:
+    """``launch_ns``; the rest is the A100's."""
+
+    def predict(constants: Constants) -> list[Pair]:
+        gpu = with_constants("rtx-pro-6000", constants)
+        return [pair for pairs in rtx_dense(gpu, fitted=True).values() for pair in pairs]
+
+    return fit(("launch_ns",), a100, predict)
