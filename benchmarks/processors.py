@@ -10,7 +10,8 @@ What is fitted to what (everything else is data sheets, or marked assumed in the
 - rtx-pro-6000, ``launch_ns`` alone: Llama-3.1-8B's element-wise layers of at most 16 tokens; the
   other rows validate. The other three are the A100's. The form of the attention model was chosen on Llama-3.1-8B's attention rows, so
   Qwen3's attention is the stricter check.
-- nvlink-3, time of a step and fractions of the peak: send/recv; all-reduce validates.
+- nvlink-3: startup and fraction of a transfer, send/recv; those of collectives, all-reduce of two
+  ranks. All-reduce of four and eight ranks validates.
 
 The measurements are in tests/data/processor, their origin in tests/data/README.md.
 """
@@ -25,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from neardata.arch.link import Link, load_link
 from neardata.arch.processor import Processor, load_processor
+from neardata.sim.link import all_reduce, send_recv
 from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul, total
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "processor"
@@ -202,9 +205,123 @@ def rtx_others(gpu: Processor) -> dict[str, list[Pair]]:
     return families
 
 
+# NVLink of a DGX A100
+
+
+def nvlink(link: Link, collective: str, ranks: int) -> list[Pair]:
+    """Milliseconds. The sizes are bytes of the tensor: were they elements of two bytes, send/recv
+    would exceed the links' 300 GB/s."""
+    return [
+        (
+            (send_recv(link, size) if collective == "send_recv" else all_reduce(link, ranks, size)) / 1e9,
+            float(row["time_ms_median"]),
+        )
+        for row in rows_of("a100_dgx_collectives.csv")
+        for size in [int(row["size_bytes_as_given"])]
+        if row["collective"] == collective and int(row["workers"]) == ranks
+    ]
+
+
+# Splitwise: two models on A100 and H100
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as vLLM of 2023 served it, FP16."""
+
+    dims: Dims
+    layers: int
+    gated: bool
+
+
+SPLITWISE = {
+    "llama2-70b": Served(Dims(8192, 28672, 64, 8, 128, 32000), 80, gated=True),
+    "bloom-176b": Served(Dims(14336, 57344, 112, 112, 128, 250880), 70, gated=False),
+}
+MACHINES = {"a100-80gb": ("a100-80gb", "nvlink-3"), "h100-80gb": ("h100-sxm", "nvswitch")}
+"""Our processor and link for the names in the file."""
+
+
+def iteration_ms(
+    gpu: Processor, link: Link, served: Served, parallel: int, queries: int, context: int, batch: int
+) -> float:
+    """One pass over a model of which each GPU has a part of every matrix."""
+    dims, tokens = served.dims, queries * batch
+    query, key = dims.heads * dims.width // parallel, max(1, dims.kv_heads // parallel) * dims.width
+    inner = dims.feed_forward // parallel
+    up = 2 * inner if served.gated else inner
+    row = 2 * tokens  # bytes of a column in FP16
+    layer = (
+        elementwise(gpu, 2 * row * dims.hidden, 2 * row * dims.hidden),
+        matmul(gpu, tokens, query + 2 * key, dims.hidden),
+        elementwise(gpu, row * (query + key), row * (query + key)),
+        elementwise(gpu, 2 * row * key, 2 * row * key),
+        attention(
+            gpu, (queries,) * batch, (context,) * batch, query // dims.width, key // dims.width,
+            dims.width, dims.width,
+        ),
+        matmul(gpu, tokens, dims.hidden, query),
+        elementwise(gpu, 2 * row * dims.hidden, 2 * row * dims.hidden),
+        matmul(gpu, tokens, up, dims.hidden),
+        elementwise(gpu, row * up, row * inner),
+        matmul(gpu, tokens, dims.hidden, inner),
+    )  # fmt: skip
+    ps = served.layers * (total(layer).time_ps + 2 * all_reduce(link, parallel, row * dims.hidden))
+    ps += matmul(gpu, batch, dims.vocabulary // parallel, dims.hidden).time_ps
+    return ps / 1e9
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """H100 over A100 of one configuration of Splitwise's table."""
+
+    model: str
+    parallel: int
+    of: str
+    """``TTFT`` or ``TBT``."""
+    predicted: float
+    measured: float
+
+
+def splitwise_ratios() -> list[Ratio]:
+    times: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {}
+    for row in rows_of("splitwise.csv"):
+        key = tuple(row[c] for c in ("model", "tensor_parallel", "prompt_size", "batch_size", "token_size"))
+        found = times.setdefault(key, {}).setdefault(row["hardware"], [])
+        found.append((float(row["prompt_time"]), float(row["token_time"])))
+    machines = {name: (load_processor(gpu), load_link(link)) for name, (gpu, link) in MACHINES.items()}
+    ratios = []
+    for (model, *sizes), by_machine in times.items():
+        parallel, prompt, batch, tokens = map(int, sizes)
+        served = SPLITWISE[model]
+        first, between = (
+            {
+                name: iteration_ms(gpu, link, served, parallel, queries, context, batch)
+                for name, (gpu, link) in machines.items()
+            }
+            for queries, context in ((prompt, prompt), (1, prompt + tokens // 2))
+        )
+        for i, (of, ms) in enumerate((("TTFT", first), ("TBT", between))):
+            seen = {name: median(t[i] for t in by_machine[name]) for name in machines}
+            ratios.append(
+                Ratio(
+                    model,
+                    parallel,
+                    of,
+                    ms["h100-80gb"] / ms["a100-80gb"],
+                    seen["h100-80gb"] / seen["a100-80gb"],
+                )
+            )
+    return ratios
+
+
 # fits
 
-STEPS = {"matrix": 0.01, "memory": 0.01, "exposed": 0.02, "launch_ns": 100.0}
+STEPS = {
+    "matrix": 0.01, "memory": 0.01, "exposed": 0.02, "launch_ns": 100.0,
+    "startup_ns": 500.0, "fraction": 0.01,
+}  # fmt: skip
+"""What constants are rounded to."""
 Constants = dict[str, float]
 
 
@@ -223,7 +340,7 @@ def fit(names: Iterable[str], start: Constants, predict: Callable[[Constants], l
         for name in names:
             for step in (size * STEPS[name], -size * STEPS[name]):
                 trial = {**found, name: round(found[name] + step, 6)}
-                if trial[name] <= 0 or (name != "launch_ns" and trial[name] > 1):
+                if trial[name] <= 0 or (not name.endswith("_ns") and trial[name] > 1):
                     continue
                 value = loss(trial)
                 if value < least:
@@ -253,3 +370,16 @@ def fit_rtx(a100: Constants) -> Constants:
         return [pair for pairs in rtx_dense(gpu, fitted=True).values() for pair in pairs]
 
     return fit(("launch_ns",), a100, predict)
+
+
+def fit_nvlink(prefix: str, collective: str) -> Constants:
+    """``startup_ns`` and ``fraction``, of transfers or under ``collective.``, on two ranks."""
+
+    def predict(constants: Constants) -> list[Pair]:
+        return nvlink(
+            load_link("nvlink-3", {f"{prefix}{key}.value": value for key, value in constants.items()}),
+            collective,
+            2,
+        )
+
+    return fit(("startup_ns", "fraction"), {"startup_ns": 20000.0, "fraction": 0.8}, predict)
