@@ -1,6 +1,6 @@
 """Processors and links against measurements, and the constants fitted to some of them.
 
-    python benchmarks/processors.py             every table: must, measured, met or MISSED
+    python benchmarks/processors.py             every table, and each must: measured, met or MISSED
     python benchmarks/processors.py calibrate   fits the constants anew and prints them
 
 What is fitted to what (everything else is data sheets, or marked assumed in the presets):
@@ -8,8 +8,8 @@ What is fitted to what (everything else is data sheets, or marked assumed in the
 - a100-80gb, all four efficiencies: linear layers of Llama-2-7B; those of Llama-2-70B and
   Llama-3-8B validate.
 - rtx-pro-6000, ``launch_ns`` alone: Llama-3.1-8B's element-wise layers of at most 16 tokens; the
-  other rows validate. The other three are the A100's. The form of the attention model was chosen on Llama-3.1-8B's attention rows, so
-  Qwen3's attention is the stricter check.
+  other rows validate. The other three are the A100's. The form of the attention model was chosen
+  on Llama-3.1-8B's attention rows, so Qwen3's attention is the stricter check.
 - nvlink-3: startup and fraction of a transfer, send/recv; those of collectives, all-reduce of two
   ranks. All-reduce of four and eight ranks validates.
 
@@ -116,8 +116,10 @@ def rtx_layer(gpu: Processor, dims: Dims, layer: str, tokens: int) -> Cost:
             return matmul(gpu, tokens, dims.vocabulary, dims.hidden, **BF16)  # type: ignore[arg-type]
         case "act_fn":
             return elementwise(gpu, 4 * tokens * dims.feed_forward, 2 * tokens * dims.feed_forward)
-        case "layernorm" | "final_layernorm":  # with the residual, read and written
+        case "final_layernorm":  # with the residual, read and written
             return elementwise(gpu, 4 * tokens * dims.hidden, 4 * tokens * dims.hidden)
+        case "layernorm":  # the mean of two, the first of which has no residual in a model of one layer
+            return elementwise(gpu, 3 * tokens * dims.hidden, 3 * tokens * dims.hidden)
         case "rotary_emb" | "qk_norm":
             return elementwise(gpu, 2 * tokens * (query + key), 2 * tokens * (query + key))
         case "embedding":
@@ -383,3 +385,101 @@ def fit_nvlink(prefix: str, collective: str) -> Constants:
         )
 
     return fit(("startup_ns", "fraction"), {"startup_ns": 20000.0, "fraction": 0.8}, predict)
+
+
+# output
+
+
+def verdict(what: str, must: float, measured: float) -> str:
+    return f"  {what}: must <= {must:.0%}, measured {measured:.1%}: {'met' if measured <= must else 'MISSED'}"
+
+
+def print_a100() -> None:
+    print("A100-80GB, linear layers in FP16 (efficiencies fitted to the first row)")
+    gpu = load_processor("a100-80gb")
+    for name in (A100_FITTED, "Llama-2-70b-hf", "Meta-Llama-3-8B"):
+        print(f"  {name:18s} {Errors.of(a100_linear(gpu, lambda model, name=name: model == name))}")
+    others = Errors.of(a100_linear(gpu, lambda model: model != A100_FITTED))
+    print(f"  {'the last two':18s} {others}")
+    print(verdict("median", 0.08, others.median))
+    print(verdict("90th percentile", 0.20, others.p90))
+
+
+def print_rtx() -> None:
+    print("\nRTX PRO 6000, layers in BF16 (A100's efficiencies; launch fitted to rows not in this table)")
+    gpu = load_processor("rtx-pro-6000")
+    dense, others = rtx_dense(gpu, fitted=False), rtx_others(gpu)
+    for family, pairs in {**dense, **others}.items():
+        print(f"  {family:26s} {Errors.of(pairs)}")
+
+    def together(name: str, chosen: Callable[[str], bool]) -> Errors:
+        pairs = [pair for family, all in {**dense, **others}.items() if chosen(family) for pair in all]
+        found = Errors.of(pairs)
+        print(f"  {name:26s} {found}")
+        return found
+
+    print("  together")
+    matrix = together("matrix layers", lambda f: f.split()[-1] in MATRIX_LAYERS)
+    together("element-wise layers", lambda f: f in dense and f.split()[-1] not in MATRIX_LAYERS)
+    dense_errors = together("dense: both", lambda f: f in dense)
+    attention_errors = together("attention", lambda f: "attention" in f)
+    experts = together("experts", lambda f: "experts" in f)
+    everything = together("everything", lambda f: True)
+    print(verdict("median, everything", 0.12, everything.median))
+    for name, errors in (
+        ("dense", dense_errors),
+        ("dense, matrix layers", matrix),
+        ("attention", attention_errors),
+        ("experts", experts),
+    ):
+        print(verdict(f"median, {name}", 0.12, errors.median))
+
+
+def print_nvlink() -> None:
+    print("\nNVLink of a DGX A100 (fitted: send/recv; all-reduce of two)")
+    link = load_link("nvlink-3")
+    sent = Errors.of(nvlink(link, "send_recv", 2))
+    print(f"  {'send/recv':14s} {sent}")
+    for ranks in (2, 4, 8):
+        print(f"  all-reduce, {ranks}  {Errors.of(nvlink(link, 'all_reduce', ranks))}")
+    reduced = Errors.of(nvlink(link, "all_reduce", 4) + nvlink(link, "all_reduce", 8))
+    print(verdict("median, send/recv", 0.15, sent.median))
+    print(verdict("median, all-reduce of four and eight", 0.15, reduced.median))
+
+
+def print_splitwise() -> None:
+    print("\nSplitwise, H100 over A100 (nothing fitted; medians over prompts, batches and outputs)")
+    ratios = splitwise_ratios()
+    for model in SPLITWISE:
+        for of in ("TTFT", "TBT"):
+            found = [r for r in ratios if r.model == model and r.of == of]
+            for parallel in (None, *sorted({r.parallel for r in found})):
+                some = [r for r in found if parallel in (None, r.parallel)]
+                predicted, measured = median(r.predicted for r in some), median(r.measured for r in some)
+                what = f"{model} {of}" + ("" if parallel is None else f", {parallel} GPUs")
+                print(f"  {what:24s} predicted {predicted:.3f}  measured {measured:.3f}", end="")
+                print(verdict(" off", 0.15, abs(predicted / measured - 1)))
+
+
+def print_fits() -> None:
+    a100 = fit_a100()
+    print("a100-80gb efficiency:", a100)
+    print("rtx-pro-6000 efficiency:", fit_rtx(a100))
+    print("nvlink-3:", fit_nvlink("", "send_recv"))
+    print("nvlink-3 collective:", fit_nvlink("collective.", "all_reduce"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("action", nargs="?", choices=["tables", "calibrate"], default="tables")
+    if parser.parse_args().action == "calibrate":
+        print_fits()
+        return
+    print_a100()
+    print_rtx()
+    print_nvlink()
+    print_splitwise()
+
+
+if __name__ == "__main__":
+    main()
