@@ -146,19 +146,25 @@ class PimMatMul:
 
 @dataclass(frozen=True, slots=True)
 class PimAttention:
-    """Attention of one new position of each sequence over keys and values in the banks."""
+    """Attention of one new position of each sequence over keys and values in the banks.
+
+    Devices without a softmax unit of their own do it in two stages with a softmax elsewhere between
+    them: ``scores`` (q k, read out) and ``values`` (probabilities, brought in, times v).
+    """
 
     context: tuple[int, ...]
     heads: int
     kv_heads: int
     qk: int
     v: int
+    stage: Literal["both", "scores", "values"] = "both"
     kind: Literal["pim_attention"] = "pim_attention"
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
-        return sum(self.context) * self.heads * (self.qk + self.v)
+        widths = {"both": self.qk + self.v, "scores": self.qk, "values": self.v}
+        return sum(self.context) * self.heads * widths[self.stage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +277,9 @@ class Program:
                 raise InputError("there are two tasks of this name", key=f"tasks.{task.name}")
             for name in task.after:
                 if name not in seen:
-                    raise InputError(f"waits for '{name}', which is not listed before it", key=f"tasks.{task.name}")
+                    raise InputError(
+                        f"waits for '{name}', which is not listed before it", key=f"tasks.{task.name}"
+                    )
             seen.add(task.name)
 
     @property
