@@ -9,19 +9,37 @@ kind                  dims                                     meaning (inputs -
 ``linear``            m, n, k                                  x[m,k], w[n,k](, bias[n]) -> y[m,n]
 ``expert_linear``     tokens (of each expert), n, k            x[sum(tokens),k] sorted by expert, w[E,n,k]
                                                                -> y[sum(tokens),n]
-``attention``         queries and context (of each sequence,   q[sum(queries),heads,qk], keys and values
-                      context includes the new tokens),        (the caches after appending) -> y[.., heads,
-                      heads, kv_heads, qk, v                   v]; causal softmax(q k / sqrt(scale)) v
-``kv_append``         tokens, width                            new keys or values -> into the cache
+``attention``         queries and context (of each sequence,   q[sum(queries),heads*qk], keys and values
+                      context includes the new tokens),        (the caches after appending, sequence after
+                      heads, kv_heads, qk, v                   sequence: [sum(context),kv_heads,qk or v])
+                                                               -> y[sum(queries),heads*v];
+                                                               softmax(scale q k) v, causal
+``kv_append``         tokens, width, queries, context          new keys or values[tokens,width] -> the cache:
+                                                               rows at the end of each sequence's context
 ``norm``              m, n                                     RMS or layer norm over n (``attributes``)
-``rope``              m, heads, n                              rotary position embedding
+``rope``              m, heads, n, queries, context            rotary position embedding
 ``activation``        m, n                                     silu, gelu, relu ... (``attributes``)
 ``multiply``, ``add`` m, n                                     element by element
 ``embedding``         m, n, vocabulary                         gather of rows
 ``route``             m, experts, top_k                        logits[m,E] -> expert ids and weights
-``dispatch``          m, n, top_k                              rows copied and sorted by expert
-``combine``           m, n, top_k                              weighted sum of the experts' rows
+``dispatch``          m, n, top_k                              rows, ids -> rows copied and sorted by expert
+``combine``           m, n, top_k                              experts' rows, ids, weights -> weighted sum
+``head_linear``       m, heads, n, k                           x[m,heads*k], w[heads,n,k] -> y[m,heads*n]:
+                                                               each head its own matrix (latent attention)
+``gather``            m, n                                     picked rows (``attributes``: rows)
+``slice``             m, n, heads                              columns start .. start + n / heads of each head
+``concat``            m, n, heads                              columns of the inputs side by side, head by
+                                                               head; an input of one head goes to each
 ====================  =======================================  ========================================
+
+Attributes. ``attention``: ``scale`` (factor on q k), ``causal``, ``window`` (tokens a query looks back
+on, itself included; None: all), ``bias`` (a third or fourth input: table of T5's relative positions). With
+two inputs, q and one cache, the values are the first v columns of the keys (latent attention): the cache
+is read once. ``norm``: ``norm`` (rms or layer), ``epsilon``. ``rope``: ``theta``, ``scaling``.
+``activation``: ``function``. ``route``: ``scoring``, ``normalise``, ``scale``, ``groups``,
+``top_groups``, ``group_score``. ``embedding`` of positions: ``first`` (row of position 0), with queries and
+context in dims. ``slice``: ``start``. ``concat``: ``widths`` of a head in each input.
+`neardata.workloads.semantics` computes each.
 """
 
 from __future__ import annotations
@@ -31,7 +49,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
-import networkx as nx
+import networkx as nx  # type: ignore[import-untyped, unused-ignore]
 
 from neardata.workloads.precision import Format
 
@@ -87,18 +105,26 @@ class Operator:
             return int(d["m"]) * int(d["n"]) * int(d["k"])  # type: ignore[arg-type]
         if self.kind == "expert_linear":
             return sum(d["tokens"]) * int(d["n"]) * int(d["k"])  # type: ignore[arg-type]
+        if self.kind == "head_linear":
+            return int(d["m"]) * int(d["heads"]) * int(d["n"]) * int(d["k"])  # type: ignore[arg-type]
         if self.kind == "attention":
             return self.pairs * int(d["heads"]) * (int(d["qk"]) + int(d["v"]))  # type: ignore[arg-type]
         return 0
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs of causal attention, of one head, over all sequences."""
+        """Query-key pairs that attention keeps, of one head, over all sequences."""
         if self.kind != "attention":
             return 0
         queries, context = self.dims["queries"], self.dims["context"]
         assert isinstance(queries, tuple) and isinstance(context, tuple)
-        return sum(q * c - q * (q - 1) // 2 for q, c in zip(queries, context, strict=True))
+        sequences = zip(queries, context, strict=True)
+        if not self.attributes.get("causal", True):
+            return sum(q * c for q, c in sequences)
+        window = self.attributes.get("window")
+        if window is None or window >= max(context, default=0):
+            return sum(q * c - q * (q - 1) // 2 for q, c in sequences)
+        return sum(min(c - i, window) for q, c in sequences for i in range(q))
 
 
 class Graph:
