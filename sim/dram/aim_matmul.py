@@ -32,7 +32,7 @@ from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.sim.dram.aim import BANKS, LANES, LUT_ROWS
 from neardata.sim.dram.program import Program
-from neardata.sim.dram.steps import share_out
+from neardata.sim.dram.steps import share_out, steps
 
 Order = Literal["output-stationary", "input-stationary", "row-stationary"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -47,6 +47,8 @@ class Tiling:
     """Inputs."""
     columns: int
     """Bursts of a row, and of the global buffer."""
+    together: int = 1
+    """Passes that only a whole number of times fit in a row: different heads, side by side."""
 
     @property
     def bursts(self) -> int:
@@ -66,7 +68,9 @@ class Tiling:
     @property
     def share(self) -> int:
         """Passes in a row."""
-        return self.columns // self.bursts if self.segments == 1 else 1
+        if self.segments > 1:
+            return 1
+        return max(self.columns // self.bursts // self.together, 1) * self.together
 
     def rows(self, passes: int) -> int:
         """Rows of so many passes in each bank."""
@@ -103,7 +107,7 @@ def matmul(m: int, n: int, k: int, *, channels: int, device: Device, order: Orde
     order = order or fastest_order(m, most, tiling, device)
     emit = Emitter(device)
     groups = share_out(
-        blocks, channels, lambda passes: emit.between_idle(emit.visits(m, passes, tiling, order, "0"))
+        blocks, channels, lambda passes: steps(emit.between_idle(emit.visits(m, passes, tiling, order, "0")))
     )
     open_visits = min(tiling.share, most) * (m if order == "row-stationary" else 1)
     return Program(
@@ -122,8 +126,8 @@ def check_rows(rows: int, device: Device, channels: int, what: str) -> None:
     if rows > there:
         size = device.bursts_per_row * LANES * 2 * BANKS * channels
         raise InputError(
-            f"{what} takes {rows * size} bytes in the banks of {channels} channels ({rows} rows of each); "
-            f"there are {there * size} ({there} rows)",
+            f"{what} would take {rows * size} bytes in the banks of {channels} channels "
+            f"({rows} rows of each); there are {there * size} ({there} rows)",
             key="banks",
         )
 

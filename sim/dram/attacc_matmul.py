@@ -35,7 +35,7 @@ from neardata.sim.dram.attacc import (
     move_steps,
 )
 from neardata.sim.dram.program import Program
-from neardata.sim.dram.steps import share_out
+from neardata.sim.dram.steps import share_out, steps
 
 Order = Literal["output-stationary", "input-stationary"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -102,7 +102,7 @@ def matmul(m: int, n: int, k: int, *, channels: int, device: Device, order: Orde
     most = -(-lines // channels)
     check_rows(-(-most // SCORES_COLLECTED) * tiling.block_rows, device, channels, f"a {n} x {k} matrix")
     emit = _OutputStationary(tiling) if order == "output-stationary" else _InputStationary(tiling)
-    groups = share_out(lines, channels, lambda lines: [*emit.vectors(m, lines), {"fence": "all"}])
+    groups = share_out(lines, channels, lambda lines: steps([*emit.vectors(m, lines), {"fence": "all"}]))
     return Program(device.name, groups, f"matmul {m}x{n}x{k} {order}")
 
 
@@ -116,8 +116,8 @@ def check_rows(rows: int, device: Device, channels: int, what: str) -> None:
     if rows > there:
         size = COLUMNS * PART * 2 * LINE * channels
         raise InputError(
-            f"{what} takes {rows * size} bytes in the banks of {channels} channels ({rows} rows of each); "
-            f"there are {there * size} ({there} rows)",
+            f"{what} would take {rows * size} bytes in the banks of {channels} channels "
+            f"({rows} rows of each); there are {there * size} ({there} rows)",
             key="banks",
         )
 

@@ -13,6 +13,8 @@ the host reads them in single-bank mode.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.sim.dram.hbm_pim import (
@@ -30,8 +32,8 @@ from neardata.sim.dram.hbm_pim import (
     vector,
     weight_rows,
 )
-from neardata.sim.dram.program import Program
-from neardata.sim.dram.steps import share_out
+from neardata.sim.dram.program import Program, Step
+from neardata.sim.dram.steps import share_out, steps
 
 TILE_OUTPUTS = UNITS * GRF
 """Outputs of a channel's tile."""
@@ -55,32 +57,42 @@ def matmul(m: int, n: int, k: int, *, channels: int, device: Device, fence: Fenc
         if value < 1:
             raise InputError(f"must be at least 1, got {value}", key=name)
     blocks, inputs = -(-n // TILE_OUTPUTS), -(-k // TILE_INPUTS)
-    check_rows(-(-blocks // channels), inputs, channels, device, f"a {n} x {k} matrix")
-    groups = share_out(blocks, channels, lambda tiles: product(m, tiles, inputs, 0, fence))
+    check_rows(rows_of(-(-blocks // channels), inputs), channels, f"a {n} x {k} matrix")
+    groups = share_out(
+        blocks, channels, lambda tiles: product(m, tiles, inputs, 0, weight_rows(tiles, inputs), fence)
+    )
     return Program(device.name, groups, f"matmul {m}x{n}x{k}")
 
 
-def check_rows(tiles: int, inputs: int, channels: int, device: Device, what: str, others: int = 0) -> None:
-    """Refuse what does not fit beside one vector's results, in bytes.
+def check_rows(rows: int, channels: int, what: str) -> None:
+    """Refuse what does not fit below the reserved rows, results of a vector included.
 
     Raises:
         InputError: with the bytes needed and there.
     """
-    rows = others + weight_rows(tiles, inputs) + -(-tiles // TILES_IN_A_ROW)
     if rows > PARK_ROW:
         size = COLUMNS * LANES * 2 * BANKS * channels
         raise InputError(
-            f"{what} takes {rows * size} bytes in the banks of {channels} pseudo-channels "
-            f"({rows} rows of each); "
-            f"there are {PARK_ROW * size} ({PARK_ROW} rows below the reserved ones)",
+            f"{what} would take {rows * size} bytes in the banks of {channels} pseudo-channels "
+            f"({rows} rows of each); there are {PARK_ROW * size} ({PARK_ROW} rows below the reserved ones)",
             key="banks",
         )
 
 
-def product(m: int, tiles: int, inputs: int, first_row: int, fence: Fence, phase: str = "") -> Steps:
-    """One channel's ``tiles`` output tiles times m vectors; weights from ``first_row`` on, results
-    behind them."""
-    results = first_row + weight_rows(tiles, inputs)
+def rows_of(tiles: int, inputs: int) -> int:
+    """Rows of weights and of one vector's results."""
+    return weight_rows(tiles, inputs) + -(-tiles // TILES_IN_A_ROW)
+
+
+@lru_cache(maxsize=256)
+def product(
+    m: int, tiles: int, inputs: int, first_row: int, results: int, fence: Fence, phase: str = ""
+) -> tuple[Step, ...]:
+    """One channel's ``tiles`` output tiles times m vectors, weights from ``first_row`` on; results
+    go to the rows from ``results`` on, and from there to the host.
+
+    ``phase``: the name all steps get, instead of the names of parts.
+    """
     of_a_vector = -(-tiles // TILES_IN_A_ROW)
     chunk = min(m, (PARK_ROW - results) // of_a_vector)
 
@@ -97,9 +109,9 @@ def product(m: int, tiles: int, inputs: int, first_row: int, fence: Fence, phase
         ]
 
     whole, rest = divmod(m, chunk)
-    steps = vectors(chunk) if whole == 1 else [{"loop": {"chunk": whole}, "body": vectors(chunk)}]
-    steps = [*steps, *(vectors(rest) if rest else [])]
-    return [{"phase": phase, "body": _without_phases(steps)}] if phase else steps
+    body = vectors(chunk) if whole == 1 else [{"loop": {"chunk": whole}, "body": vectors(chunk)}]
+    body += vectors(rest) if rest else []
+    return steps([{"phase": phase, "body": _without_phases(body)}] if phase else body)
 
 
 def read_results(count: int, tiles: int, results: int) -> Steps:
@@ -121,9 +133,9 @@ def read_results(count: int, tiles: int, results: int) -> Steps:
     return [{"phase": "read results", "body": [{"loop": {"v": count}, "body": body}, {"fence": "data"}]}]
 
 
-def _without_phases(steps: Steps) -> Steps:
+def _without_phases(body: Steps) -> Steps:
     out: Steps = []
-    for step in steps:
+    for step in body:
         if isinstance(step, dict) and "phase" in step:
             out += _without_phases(step["body"])
         elif isinstance(step, dict) and "loop" in step:

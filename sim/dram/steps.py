@@ -6,7 +6,8 @@ care. `steps` takes the same form (see `neardata.sim.dram.program`) and gives th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -60,14 +61,35 @@ def _count(value: int | Mapping[str, int]) -> tuple[int, str | None]:
     return times, index
 
 
-def share_out(blocks: int, channels: int, body: Callable[[int], list[Any]]) -> tuple[ChannelGroup, ...]:
+def share_out(
+    blocks: int, channels: int, body: Callable[[int], tuple[Step, ...]]
+) -> tuple[ChannelGroup, ...]:
     """Blocks of work round robin over the channels: ``body(n)`` for those that get n of them.
 
     Channels without work are left out.
 
-    >>> [(g.channels, len(g.body)) for g in share_out(7, 4, lambda n: ["PREA"] * n)]
+    >>> [(g.channels, len(g.body)) for g in share_out(7, 4, lambda n: steps(["PREA"] * n))]
     [(3, 2), (1, 1)]
     """
     each, more = divmod(blocks, channels)
     counts = ((more, each + 1), (channels - more, each))
-    return tuple(ChannelGroup(count, steps(body(n))) for count, n in counts if count and n)
+    return tuple(ChannelGroup(count, body(n)) for count, n in counts if count and n)
+
+
+def turns(first: int, count: int, channel: int, channels: int) -> int:
+    """How many of the numbers ``first`` to ``first + count`` are a channel's when they go round robin.
+
+    >>> [turns(3, 4, channel, 3) for channel in range(3)]     # 3, 4, 5, 6
+    [2, 1, 1]
+    """
+    until = (first + count + channels - 1 - channel) // channels
+    return until - (first + channels - 1 - channel) // channels
+
+
+def classes(sizes: Iterable[int]) -> list[tuple[int, int]]:
+    """Sizes from the largest, and how many there are of each.
+
+    >>> classes([3, 5, 3])
+    [(5, 1), (3, 2)]
+    """
+    return sorted(Counter(sizes).items(), reverse=True)

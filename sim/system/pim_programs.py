@@ -13,7 +13,14 @@ from typing import Literal
 
 from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError
-from neardata.sim.dram import aim_matmul, attacc_matmul, hbm_pim_matmul
+from neardata.sim.dram import (
+    aim_attention,
+    aim_matmul,
+    attacc_attention,
+    attacc_matmul,
+    hbm_pim_attention,
+    hbm_pim_matmul,
+)
 from neardata.sim.dram.program import Program
 from neardata.sim.program import PimAttention, PimMatMul
 
@@ -74,7 +81,7 @@ def program_of(kernel: PimMatMul | PimAttention, device: str, channels: int) -> 
     family = family_of(model)
     if isinstance(kernel, PimMatMul):
         return _matmul(kernel, model, family, channels)
-    raise InputError("not yet", key="kernel")
+    return _attention(kernel, model, family, channels)
 
 
 def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) -> Program:
@@ -89,3 +96,23 @@ def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) ->
             f"'{order}' is not output-stationary, the only order of '{device.name}'", key="order"
         )
     return hbm_pim_matmul.matmul(m, n, k, channels=channels, device=device)
+
+
+def _attention(kernel: PimAttention, device: Device, family: Family, channels: int) -> Program:
+    sizes = {"heads": kernel.heads, "kv_heads": kernel.kv_heads, "qk": kernel.qk, "v": kernel.v}
+    sizes |= {"channels": channels, "context": min(kernel.context, default=0)}
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"must be at least 1, got {value}", key=name)
+    group, rest = divmod(kernel.heads, kernel.kv_heads)
+    if rest:
+        raise InputError(f"must be a multiple of {kernel.kv_heads} kv_heads, got {kernel.heads}", key="heads")
+    shape = (kernel.context, group, kernel.kv_heads, kernel.qk, kernel.v)
+    if family == "attacc":
+        if kernel.stage != "both":
+            raise InputError(f"'{device.name}' has a softmax unit: it does both stages at once", key="stage")
+        return attacc_attention.attention(*shape, channels=channels, device=device)
+    stages = ("scores", "values") if kernel.stage == "both" else (kernel.stage,)
+    if family == "aim":
+        return aim_attention.attention(*shape, channels=channels, device=device, stages=stages)
+    return hbm_pim_attention.attention(*shape, channels=channels, device=device, stages=stages)

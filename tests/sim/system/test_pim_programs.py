@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from neardata.arch.errors import InputError
-from neardata.sim.dram import aim_matmul, attacc_matmul
+from neardata.sim.dram import aim_matmul, attacc, attacc_matmul
 from neardata.sim.dram.checker import check
 from neardata.sim.dram.pim import run_program
 from neardata.sim.dram.program import Program
-from neardata.sim.program import PimMatMul
+from neardata.sim.program import PimAttention, PimMatMul
 from neardata.sim.system.pim_programs import device_of, family_of, program_of
 
 AIM, HBM, ATT = "gddr6-aim", "hbm-pim", "attacc-hbm3"
@@ -82,7 +82,7 @@ def test_channels_with_less_work_end_earlier(device):
 
 @pytest.mark.parametrize("device", ORDERS)
 def test_a_matrix_larger_than_the_banks(device):
-    with pytest.raises(InputError, match=r"a 1048576 x 8192 matrix takes \d+ bytes .*there are \d+"):
+    with pytest.raises(InputError, match=r"a 1048576 x 8192 matrix would take \d+ bytes .*there are \d+"):
         program_of(PimMatMul(1, 1 << 20, 8192), device, 1)
 
 
@@ -129,3 +129,76 @@ def test_families():
         program_of(PimMatMul(1, 1, 1, "sideways"), AIM, 1)
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         program_of(PimMatMul(1, 0, 1), HBM, 1)
+
+
+ATTENTION = [  # context, heads, kv_heads, qk, v, channels
+    ((1,), 1, 1, 1, 1, 1), ((100, 37, 600), 6, 2, 40, 80, 4), ((300,), 5, 5, 64, 64, 3),
+    ((513, 513), 4, 4, 128, 128, 2), ((1100, 17), 6, 2, 128, 128, 5), ((70,), 14, 2, 192, 128, 2),
+    ((33, 34, 35), 12, 12, 64, 64, 7),
+]  # fmt: skip
+
+
+def attention_macs(device: str, kernel: PimAttention) -> dict[str, int]:
+    """Counted head by head: outputs and inputs are padded to what one command or tile takes."""
+    outputs, inputs = {AIM: (16, 16), HBM: (64, 128), ATT: (16, 64)}[device]
+    done = {"scores": 0, "values": 0}
+    for length in kernel.context:
+        for _ in range(kernel.heads):
+            done["scores"] += ceil(length, outputs) * outputs * ceil(kernel.qk, inputs) * inputs
+            if device == ATT:  # positions over bank groups, columns over banks
+                done["values"] += ceil(length, 16) * 16 * ceil(kernel.v, 64) * 64
+            else:
+                done["values"] += ceil(kernel.v, outputs) * outputs * ceil(length, inputs) * inputs
+    return done
+
+
+@pytest.mark.parametrize("device", ORDERS)
+@pytest.mark.parametrize("shape", ATTENTION, ids=str)
+def test_attention(device, shape):
+    *sizes, channels = shape
+    kernel = PimAttention(*sizes)
+    model = device_of(device)
+    program = program_of(kernel, device, channels)
+    report = run_program(program, device=model, record_commands=True)
+    expected = attention_macs(device, kernel)
+    assert (
+        report.command_counts[MAC[device]] * LANES_OF_A_MAC[device] == sum(expected.values()) >= kernel.macs
+    )
+    assert {"scores", "values"} <= set(report.phase_cycles)
+    for group in report.groups:
+        assert check(group.command_log) == []
+    assert cut(run_program(program, device=model)) == cut(report)
+    assert run_program(program, device=model, jump=False, runs=False, fold=False).cycles == report.cycles
+    assert Program.from_dict(program.to_dict()).groups == program.groups
+
+
+@pytest.mark.parametrize("device", [AIM, HBM])
+def test_stages_of_attention(device):
+    done = {}
+    for stage in ("scores", "values"):
+        kernel = PimAttention((100, 700), 8, 2, 64, 96, stage)
+        report = run_program(program_of(kernel, device, 3), device=device_of(device))
+        done[stage] = report.command_counts[MAC[device]] * LANES_OF_A_MAC[device]
+        assert done[stage] >= kernel.macs
+        assert set(report.phase_cycles) <= {"", stage}
+    assert done == attention_macs(device, kernel)
+    with pytest.raises(InputError, match="has a softmax unit"):
+        program_of(kernel, ATT, 3)
+
+
+def test_attention_of_equal_heads_is_that_of_the_tool():
+    """On AttAcc: the program whose cycles tests/sim/dram/test_attacc.py compares with attacc_simulator."""
+    for heads, length in [(3, 2048), (130, 2176)]:
+        expected = run_program(attacc.attention(heads, length)).cycles
+        kernel = PimAttention((length,) * heads, 1, 1, 128, 128)
+        assert run_program(program_of(kernel, ATT, 16)).cycles == expected
+
+
+def test_attention_larger_than_the_banks():
+    for device in ORDERS:
+        with pytest.raises(InputError, match=r"keys and values of 4000000 positions would take \d+ bytes"):
+            program_of(PimAttention((4_000_000,), 8, 8, 128, 128), device, 1)
+    with pytest.raises(InputError, match="must be a multiple of 3 kv_heads, got 8"):
+        program_of(PimAttention((10,), 8, 3, 128, 128), AIM, 1)
+    with pytest.raises(InputError, match="context: must be at least 1, got 0"):
+        program_of(PimAttention((10, 0), 8, 8, 128, 128), AIM, 1)
