@@ -99,13 +99,18 @@ class _Lowering:
 
     def program(self) -> Program:
         """Lower every step of every micro-batch."""
-        last: list[tuple[str, ...]] = [()] * len(self.graphs)
         shardings = [Sharding(graph, len(self.stages[0]), self.mapping.experts) for graph in self.graphs]
-        for step in range(self.mapping.steps):
-            for b, graph in enumerate(self.graphs):
-                prefix = f"b{b}/" if len(self.graphs) > 1 else ""
-                name = f"s{step}/{prefix}" if self.mapping.steps > 1 else prefix
-                last[b] = _Pass(self, graph, shardings[b], prefix, name, last[b]).run()
+        walks = []
+        for b, graph in enumerate(self.graphs):
+            prefix = f"b{b}/" if len(self.graphs) > 1 else ""
+            walk = _Pass(self, graph, shardings[b], prefix, "s0/" if self.mapping.steps > 1 else "")
+            walk.run()
+            walks.append(walk)
+        for step in range(1, self.mapping.steps):
+            for walk in walks:
+                self._repeat(walk, step)
+        for operator in self.operators.values():
+            operator["macs"] *= self.mapping.steps
         return Program(
             name=self.graphs[0].name,
             system=self.system.name,
@@ -115,6 +120,23 @@ class _Lowering:
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             units={group: self.system.count(group) for group in self.system.units},
         )
+
+    def _repeat(self, walk: _Pass, step: int) -> None:
+        """The tasks of a pass again, for the token after: its input is the result of the step before."""
+
+        def named(name: str, number: int) -> str:
+            return f"s{number}/{name[3:]}"
+
+        results = tuple(named(name, step - 1) for name in walk.ends)
+        for task in walk.tasks:
+            after = tuple(named(name, step) for name in task.after)
+            if task.name in walk.entries:
+                after = results + after
+            self.tasks.append(
+                Task(
+                    named(task.name, step), task.unit, task.kernel, after, task.operators, task.reads, task.writes
+                )  # fmt: skip
+            )
 
     def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
         """Whether the mapping puts an operator's part on the PIM unit."""
@@ -139,15 +161,18 @@ class _Pass:
     """One step of one graph."""
 
     def __init__(
-        self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, name: str, after: tuple[str, ...]
+        self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str
     ) -> None:
         self.low, self.graph, self.sharding = low, graph, sharding
         self.prefix = prefix
         """Of tensors and operators: the micro-batch."""
-        self.name = name
+        self.name = step + prefix
         """Of tasks: the step and micro-batch."""
-        self.after = after
-        """Last tasks of the step before: its tokens are this one's input."""
+        self.tasks: list[Task] = []
+        """Of this pass."""
+        self.entries: set[str] = set()
+        """Tasks that read token numbers: the result of the step before."""
+        self.reads_tokens = False
         self.held: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
         """(tensor, slot): places that hold the slot's part, and the tasks that put it there."""
         self.summed: set[str] = set()
@@ -158,8 +183,8 @@ class _Pass:
                 self.users.setdefault(tensor, []).append(operator)
         self.ends: tuple[str, ...] = ()
 
-    def run(self) -> tuple[str, ...]:
-        """Lower all operators; the tasks that make the result."""
+    def run(self) -> None:
+        """Lower all operators."""
         group: list[Operator] = []
         for operator in self.graph:
             if group and not self._joins(group, operator):
@@ -168,7 +193,13 @@ class _Pass:
             group.append(operator)
         if group:
             self._lower(group)
-        return self.ends
+
+    def _add(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.low.tasks.append(task)
+        if self.reads_tokens:
+            self.entries.add(task.name)
+            self.reads_tokens = False
 
     def _joins(self, group: list[Operator], operator: Operator) -> bool:
         """Whether an operator goes into one kernel with those before it."""
@@ -256,7 +287,7 @@ class _Pass:
             reads=tuple(reads),
             writes=tuple(self._operand(name, place, WHOLE) for place in places),
         )
-        low.tasks.append(task)
+        self._add(task)
         for i, place in enumerate(places):
             self.held[name, i] = {place: (task.name,)}
 
@@ -296,7 +327,7 @@ class _Pass:
                 reads=(operand,),
                 writes=(self._operand(name, place, shard),),
             )
-            self.low.tasks.append(task)
+            self._add(task)
             held[place] = (task.name,)
         return held[place]
 
@@ -319,8 +350,7 @@ class _Pass:
                 )
                 if self.graph.producer(name) is None:
                     reads[name, shard] = self._place(name, place, shard)
-                    if self.graph.tensors[name].role == "index":
-                        after += self.after
+                    self.reads_tokens |= self.graph.tensors[name].role == "index"
                 else:
                     after += self._bring(name, i, place, shard)
                     reads[name, shard] = self._operand(name, place, shard)
@@ -387,7 +417,7 @@ class _Pass:
         chained = group[0].kind == "attention"
         writes = self._outputs(group, i, place, names[-1:] if chained else names)
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
-            self.low.tasks.append(
+            self._add(
                 Task(
                     name=name,
                     unit=processor if isinstance(kernel, Elementwise) else unit,
@@ -415,7 +445,7 @@ class _Pass:
         rules = [(member, self.sharding.rules[member.name]) for member in group]
         kernel = elementwise_kernel(self.graph, rules, i, later)
         writes = self._outputs(group, i, place, (task,))
-        self.low.tasks.append(
+        self._add(
             Task(
                 name=task,
                 unit=slot.processor,
@@ -456,5 +486,5 @@ class _Pass:
             reads=(new,),
             writes=(Operand(new.tensor, home, new.bytes, new.slices),),
         )
-        low.tasks.append(sent)
+        self._add(sent)
         self.held[name, i] = {home: (sent.name,)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from neardata.mappers.sharding import Bounds, Rule
 from neardata.sim.program import Slices
 from neardata.workloads.graph import Graph, Operator, Tensor
+from neardata.workloads.precision import Format
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,23 @@ def part(dim: int, bounds: Bounds, slot: int, width: int = 1) -> Shard:
 
 def regions_of(tensor: Tensor, shard: Shard) -> Slices:
     """Half-open ranges of every dimension."""
-    return tuple(
-        (shard.start, shard.stop) if i == shard.dim else (0, size) for i, size in enumerate(tensor.shape)
-    )
+    return _ranges(tensor.shape, shard)
+
+
+@lru_cache(maxsize=1 << 16)
+def _ranges(shape: tuple[int, ...], shard: Shard) -> Slices:
+    return tuple((shard.start, shard.stop) if i == shard.dim else (0, size) for i, size in enumerate(shape))
 
 
 def bytes_of(tensor: Tensor, shard: Shard) -> int:
     """Bytes of the part, scales included."""
-    if shard.dim is None:
-        return tensor.bytes
-    shape = [shard.size if i == shard.dim else size for i, size in enumerate(tensor.shape)]
-    return tensor.format.bytes_of(prod(shape), shape[-1])
+    return _bytes(tensor.format, tensor.shape, shard)
+
+
+@lru_cache(maxsize=1 << 16)
+def _bytes(format: Format, shape: tuple[int, ...], shard: Shard) -> int:
+    part = [shard.size if i == shard.dim else size for i, size in enumerate(shape)]
+    return format.bytes_of(prod(part), part[-1] if part else None)
 
 
 def input_shard(graph: Graph, operator: Operator, name: str, rule: Rule, slot: int) -> Shard:

@@ -188,10 +188,10 @@ class Transfer:
 class Collective:
     """Bytes that every unit of a list exchanges with all others."""
 
-    operation: Literal["all_reduce", "all_gather", "all_to_all"]
+    operation: Literal["all_reduce", "all_gather"]
     units: tuple[str, ...]
     bytes: int
-    """Bytes of the result at each unit (``all_to_all``: bytes each unit sends)."""
+    """Of the result at each unit."""
     kind: Literal["collective"] = "collective"
 
     @property

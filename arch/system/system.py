@@ -169,10 +169,17 @@ class System:
         return {instance.place: instance.capacity_bytes for instance in self.instances.values()}
 
     def processor(self, group: str) -> Processor:
-        """Description of a processor group."""
+        """Description of a processor group; its memory is that of the PIM unit, if it has one."""
         unit = self.units[group]
         assert isinstance(unit, ProcessorUnit)
-        return load_processor(unit.processor, unit.overrides)
+        overrides = dict(unit.overrides)
+        memory = self.pim_of(group)
+        if memory is not None:
+            pim = self.units[memory]
+            assert isinstance(pim, PimUnit)
+            overrides["memory.gb_per_s"] = self.device(memory).peak_gb_per_s * pim.channels
+            overrides["memory.bytes"] = self.capacity_bytes(memory)
+        return load_processor(unit.processor, overrides)
 
     def device(self, group: str) -> Device:
         """Description of a PIM group's device."""
@@ -191,7 +198,7 @@ class System:
             for name, use in self.links.items()
             if one in use.between and other in use.between and (one != other or self.count(one) > 1)
         ]
-        return max(both, key=lambda name: self.link(name).bandwidth_gb_per_s, default=None)
+        return max(both, key=lambda name: self.link(name).gb_per_s, default=None)
 
     def pim_of(self, group: str) -> str | None:
         """The PIM group that is the memory of a processor group."""

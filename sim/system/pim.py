@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from math import ceil
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
@@ -60,13 +60,14 @@ class PimEngine:
         device, slowest = self.device, report.slowest
         launch = 0 if self.refresh == "none" else device.ticks("nRFC")
         ticks = slowest.cycles + launch
-        ideal = min(-(-kernel.macs // round(self.macs_per_tick * self.channels)), ticks)
+        counts = {device.command(name): n for name, n in slowest.command_counts.items()}
+        main = max((c for c in counts if device.commands[c].computes), key=lambda c: counts[c])
+        ideal = min(ceil(kernel.macs / (self.macs_per_tick(main) * self.channels)), ticks)
         lost = {**slowest.lost_cycles, "command bus": slowest.busy_cycles}
         if launch:
             lost["tRFC"] = lost.get("tRFC", 0) + launch
         computing = 0
-        for name, n in slowest.command_counts.items():
-            number = device.command(name)
+        for number, n in counts.items():
             if device.commands[number].computes:
                 gap, busy = self.gap(number), device.command_cycles[number]
                 computing += n * gap
@@ -97,15 +98,16 @@ class PimEngine:
         rules = [r for r in self.device.rules if r.first == r.then == command and r.window == 1]
         return max([r.gap for r in rules if not r.sibling], default=1)
 
-    @cached_property
-    def macs_per_tick(self) -> float:
-        """Of a channel at the peak rate: 16-bit operands, each unit a burst a command."""
-        rates = [
-            len(self.device.banks_of(number, 0)) * self.device.burst_bytes / 2 / self.gap(number)
-            for number, command in enumerate(self.device.commands)
-            if command.computes
-        ]
-        return max(rates)
+    def macs_per_tick(self, command: int) -> float:
+        """Of a channel at a command's peak rate: 16-bit operands, a burst of each bank it works on."""
+        banks = len(self.device.banks_of(command, 0))
+        return banks * self.device.burst_bytes / 2 / self.gap(command)
+
+    @property
+    def peak_macs_per_tick(self) -> float:
+        """Of the command that works on the most banks."""
+        commands = [i for i, c in enumerate(self.device.commands) if c.computes and self.gap(i) > 1]
+        return max(self.macs_per_tick(i) for i in commands)
 
     def balanced(self, lost: dict[str, int], ticks: int, ideal: int) -> dict[str, int]:
         """Losses in picoseconds that add up to the time above the bound.

@@ -84,5 +84,5 @@ def _roof(point: Point, group: str) -> tuple[float, float]:
     from neardata.sim.system.pim import PimEngine
 
     engine = PimEngine(point.system.device(group), unit.device, unit.channels, unit.refresh)
-    rate = 2 * engine.macs_per_tick * unit.channels / engine.device.tick_ps * 1e3
+    rate = 2 * engine.peak_macs_per_tick * unit.channels / engine.device.tick_ps * 1e3
     return rate, rate  # a 16-bit weight, two bytes, feeds one multiply-accumulate: one operation a byte
