@@ -241,7 +241,7 @@ def _fastest_tiles(
     for tile_m, tile_n in tile_shapes:
         tiles = sum(-(-m // tile_m) * count for m, count in products) * -(-n // tile_n)
         for split in _SPLITS:
-            if split > 1 and (tiles * split > 2 * units or k < 2 * split):
+            if split > 1 and (tiles * split > 4 * units or k < 2 * split):
                 break
             depth = -(-k // split)
             waves = -(-tiles * split // units)
