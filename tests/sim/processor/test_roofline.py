@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ NAMES = [
     "xeon-8380", "xeon-gold-6154", "epyc-7v12", "mobile-npu", "generic-xpu",
 ]  # fmt: skip
 GPU = load_processor("a100-80gb")
+attention_module = importlib.import_module("neardata.sim.processor.attention")
 IDEAL = {
     "efficiency.matrix.value": 1,
     "efficiency.memory.value": 1,
@@ -77,6 +80,14 @@ def test_one_query_each_reads_keys_and_values_once() -> None:
     assert cost.memory_bytes == 256 * (8192 * 8 * 256 + 64 * 256) * 2
     assert "reread" not in cost.lost_ps
     assert cost.bound == "memory"
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=9))
+def test_one_query_each_is_counted_as_any_other_batch(context: list[int]) -> None:
+    tile = attention_module._tile(GPU, 256, 512, 312.0)
+    assert attention_module._one_each(tile, context) == attention_module._work(
+        tile, (1,) * len(context), context
+    )
 
 
 def test_a_prompt_among_them_costs_the_others_full_tiles() -> None:
