@@ -37,7 +37,9 @@ on, itself included; None: all), ``bias`` (a third or fourth input: table of T5'
 two inputs, q and one cache, the values are the first v columns of the keys (latent attention): the cache
 is read once. ``norm``: ``norm`` (rms or layer), ``epsilon``. ``rope``: ``theta``, ``scaling``.
 ``activation``: ``function``. ``route``: ``scoring``, ``normalise``, ``scale``, ``groups``,
-``top_groups``, ``group_score``. `neardata.workloads.semantics` computes each.
+``top_groups``, ``group_score``. ``embedding`` of positions: ``first`` (row of position 0), with queries and
+context in dims. ``slice``: ``start``. ``concat``: ``widths`` of a head in each input.
+`neardata.workloads.semantics` computes each.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
-import networkx as nx
+import networkx as nx  # type: ignore[import-untyped, unused-ignore]
 
 from neardata.workloads.precision import Format
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from neardata.arch.errors import InputError, nearest
 from neardata.workloads.graph import Graph, Operator, Phase, Role
@@ -13,6 +14,7 @@ from neardata.workloads.precision import INTEGERS, Format
 GROUPS = ("attention", "feed-forward", "experts", "shared", "router", "head", "embedding")
 """Parts of a model whose weights may have formats of their own."""
 Formats = str | Format | Mapping[str, str | Format]
+_Dims = Mapping[str, int | tuple[int, ...]]
 
 
 def llm(
@@ -174,12 +176,12 @@ class _Builder:
         kind: str,
         name: str,
         inputs: tuple[str, ...],
-        dims: Mapping[str, int | tuple[int, ...]],
+        dims: _Dims,
         *,
         shape: tuple[int, ...] = (),
         out: Format | None = None,
         outputs: tuple[str, ...] | None = None,
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         full = self._name(name)
         if outputs is None:
@@ -210,14 +212,14 @@ class _Builder:
         )  # fmt: skip
 
     def element(
-        self, kind: str, name: str, inputs: tuple[str, ...], m: int, n: int, out: Format, **a: str
+        self, kind: str, name: str, inputs: tuple[str, ...], m: int, n: int, out: Format, **a: Any
     ) -> str:
         return self._add(kind, name, inputs, {"m": m, "n": n}, shape=(m, n), out=out, **a)
 
     def rope(self, name: str, x: str, heads: int, n: int) -> str:
         rope = self.model.rope
         assert rope is not None
-        dims = {"m": self.m, "heads": heads, "n": n, "queries": self.queries, "context": self.contexts}
+        dims: _Dims = {"m": self.m, "heads": heads, "n": n, "queries": self.queries, "context": self.contexts}
         return self._add(
             "rope", name, (x,), dims, shape=(self.m, heads * n), theta=rope.theta, scaling=rope.scaling
         )
@@ -226,25 +228,27 @@ class _Builder:
         dims = {"m": m, "n": n, "heads": 1}
         return self._add("slice", name, (x,), dims, shape=(m, n), out=out, start=start)
 
-    def concat(self, name: str, inputs: tuple[str, ...], m: int, heads: int, width: int) -> str:
-        """``width``: of a head."""
-        dims = {"m": m, "n": heads * width, "heads": heads}
-        return self._add("concat", name, inputs, dims, shape=(m, heads * width))
+    def concat(self, name: str, inputs: tuple[str, ...], m: int, heads: int, widths: tuple[int, ...]) -> str:
+        """``widths``: of a head in each input."""
+        n = heads * sum(widths)
+        return self._add(
+            "concat", name, inputs, {"m": m, "n": n, "heads": heads}, shape=(m, n), widths=widths
+        )
 
     def append(self, name: str, x: str, heads: int, n: int, lengths: tuple[int, ...] | None = None) -> str:
         """The cache with new rows; ``lengths``: all its rows are new (keys and values of an encoder)."""
         context = lengths or self.contexts
         queries = lengths or self.queries
         kept = self._tensor(name, (sum(context), heads, n), self.cache_format, "cache")
-        dims = {"tokens": sum(queries), "width": heads * n, "queries": queries, "context": context}
+        dims: _Dims = {"tokens": sum(queries), "width": heads * n, "queries": queries, "context": context}
         return self._add("kv_append", f"{name}.append", (x,), dims, outputs=(kept,))
 
     def attend(
         self, name: str, inputs: tuple[str, ...], kv_heads: int, qk: int, v: int,
-        context: tuple[int, ...] | None = None, **attributes: object,
+        context: tuple[int, ...] | None = None, **attributes: Any,
     ) -> str:  # fmt: skip
         heads = self.model.heads
-        dims: dict[str, int | tuple[int, ...]] = {
+        dims: _Dims = {
             "queries": self.queries, "context": context or self.contexts, "heads": heads,
             "kv_heads": kv_heads, "qk": qk, "v": v,
         }  # fmt: skip
@@ -279,10 +283,17 @@ class _Builder:
         if model.positions:
             rows = self.graph.tensor("positions", (m,), Format("int32"), "index")
             table = self.graph.tensor("positions.weight", (model.positions, model.hidden), format, "weight")
-            dims = {"m": m, "n": model.hidden, "vocabulary": model.positions}
             place = self._add(
-                "embedding", "positions.embedding", (rows, table), dims, shape=(m, model.hidden)
-            )
+                "embedding",
+                "positions.embedding",
+                (rows, table),
+                {
+                    "m": m, "n": model.hidden, "vocabulary": model.positions, "queries": self.queries,
+                    "context": self.contexts,
+                },
+                shape=(m, model.hidden),
+                first=model.position_offset,
+            )  # fmt: skip
             x = self.element("add", "embedding.add", (x, place), m, model.hidden, self.wide)
         return x
 
@@ -348,7 +359,7 @@ class _Builder:
         keys = self.append("attention.keys", made["k"], model.kv_heads, d)
         values = self.append("attention.values", made["v"], model.kv_heads, d)
         inputs: tuple[str, ...] = (made["q"], keys, values)
-        attributes: dict[str, object] = {"window": model.window}
+        attributes: dict[str, Any] = {"window": model.window}
         if model.relative_buckets:
             inputs += (self.relative_table(),)
             attributes["bias"] = {"buckets": model.relative_buckets, "distance": model.relative_distance}
@@ -394,7 +405,7 @@ class _Builder:
         latent = self.norm("attention.kv_norm", latent, m, c.kv_rank, self.wide, "rms")
         k_rope = self.linear("attention.k_down_rope", x, m, c.rope, hidden)
         k_rope = self.rope("attention.k_rope", k_rope, 1, c.rope)
-        new = self.concat("attention.latent_new", (latent, k_rope), m, 1, c.kv_rank + c.rope)
+        new = self.concat("attention.latent_new", (latent, k_rope), m, 1, (c.kv_rank, c.rope))
         cache = self.append("attention.latent", new, 1, c.kv_rank + c.rope)
         y = self.absorbed_core(q, q_rope, cache) if self.absorbed else self.expanded_core(q, q_rope, cache)
         return self.linear("attention.output", y, m, hidden, heads * c.v)
@@ -408,7 +419,7 @@ class _Builder:
         dims = {"m": m, "heads": heads, "n": c.kv_rank, "k": c.nope}
         q = self._add("head_linear", "attention.k_up", (q, w), dims, shape=(m, heads * c.kv_rank))
         width = c.kv_rank + c.rope
-        q = self.concat("attention.q_latent", (q, q_rope), m, heads, width)
+        q = self.concat("attention.q_latent", (q, q_rope), m, heads, (c.kv_rank, c.rope))
         y = self.attend("attention.core", (q, cache), 1, width, c.kv_rank)
         w = self._tensor("attention.v_up.weight", (heads, c.v, c.kv_rank), format, "weight")
         dims = {"m": m, "heads": heads, "n": c.v, "k": c.kv_rank}
@@ -423,9 +434,9 @@ class _Builder:
         latent = self.columns("attention.latent_rows", cache, rows, 0, c.kv_rank, self.narrow)
         k_rope = self.columns("attention.rope_rows", cache, rows, c.kv_rank, c.rope)
         keys = self.linear("attention.k_up", latent, rows, heads * c.nope, c.kv_rank)
-        keys = self.concat("attention.keys", (keys, k_rope), rows, heads, c.nope + c.rope)
+        keys = self.concat("attention.keys", (keys, k_rope), rows, heads, (c.nope, c.rope))
         values = self.linear("attention.v_up", latent, rows, heads * c.v, c.kv_rank)
-        q = self.concat("attention.q", (q, q_rope), self.m, heads, c.nope + c.rope)
+        q = self.concat("attention.q", (q, q_rope), self.m, heads, (c.nope, c.rope))
         return self.attend("attention.core", (q, keys, values), heads, c.nope + c.rope, c.v)
 
     def dense_layer(self, x: str) -> str:

@@ -340,7 +340,7 @@ class _Glm4MoeLite(_DeepSeek):
 
     moe_layer_freq: Literal[1] = 1
     topk_method: Literal["noaux_tc"]
-    partial_rotary_factor: Literal[1.0] = 1.0
+    partial_rotary_factor: float = Field(default=1.0, ge=1, le=1)
 
     def model(self, name: str) -> Model:
         return self.deepseek(
@@ -574,7 +574,8 @@ def read_config(file: ConfigFile, data: dict[str, Any], name: str) -> Model:
         if key in keys or not (key in NEUTRAL or key in OURS or key in REFUSED)
     }
     try:
-        return config.model_validate(sizes).model(name)  # type: ignore[no-any-return]
+        model: Model = config.model_validate(sizes).model(name)
+        return model
     except ValidationError as error:
         if error.title != config.__name__:  # sizes that do not fit together
             raise file.error(
