@@ -68,7 +68,7 @@ class Claim(StrictModel):
     absolute: float | None = Field(default=None, ge=0)
     """The same in the unit of ``value``, in its place: half the last printed digit, for identities."""
     at_least: bool = False
-    """The claim is a lower bound ("more than 3 tokens/s"): more is as good."""
+    """The claim is a lower bound ("more than 3 tokens/s"): more is as good, and nothing less will do."""
     metric: str | None = None
     """What of the model's figures is the same quantity."""
     not_checkable: str | None = None
@@ -149,5 +149,6 @@ def judge(study: str, claim: Claim, ours: float | None, assumed: tuple[str, ...]
         return Verdict(study, claim, None, "not checkable", "the model gives no number", assumed)
     allowed = claim.absolute if claim.absolute is not None else claim.tolerance * abs(claim.value)
     # a figure that lies on the edge in decimals may lie beyond it in binary
-    good = abs(ours - claim.value) <= allowed * (1 + 1e-9) or (claim.at_least and ours >= claim.value)
+    near = abs(ours - claim.value) <= allowed * (1 + 1e-9)
+    good = ours >= claim.value if claim.at_least else near
     return Verdict(study, claim, ours, "reproduced" if good else "missed", claim.note, assumed)

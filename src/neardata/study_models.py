@@ -17,6 +17,7 @@ from neardata.mappers.weight_streaming import overlapped_capacity, stream_weight
 from neardata.sim.processor import matmul
 from neardata.sim.program import Pause, Program, Task, Transfer
 from neardata.sim.task_schedule import fixed_rates, schedule
+from neardata.workloads.llm import speculation
 from neardata.workloads.llm.model import Model, load_model
 from neardata.workloads.llm.routing import Uniform
 from neardata.workloads.precision import Format
@@ -69,17 +70,25 @@ def pre_gated_moe(
     calibration_model: str,
     calibration_label: float,
     share_before_experts: float,
+    first_block_counts: bool,
 ) -> Figures:
     """Latency of a block of experts, mean over the blocks of one decoder pass, and peak memory.
+
+    ``first_block_counts``: the mean is over all blocks, not over those behind the first.
 
     The one time that is not known, that of a block whose experts are all on the GPU, is solved from one
     label of the paper's Prefetch bars; all other labels follow.
     """
     machine, figures = Machine("a100-pcie4"), {}
 
-    def mean_block_ps(policy: Callable[..., Offload], model: Model, block_ps: int) -> float:
+    def mean_block_ps(
+        policy: Callable[..., Offload], model: Model, block_ps: int, first: bool = first_block_counts
+    ) -> float:
         passes, expert = _decoder_pass(model, active_experts, block_ps, share_before_experts)
-        return _time_ps(policy(passes, expert, machine).program, link_gb_per_s) / len(passes[0])
+        placed = policy(passes, expert, machine)
+        times = schedule(placed.program, fixed_rates({"pcie": link_gb_per_s * GB}))
+        begin = 0 if first else max(times.end[task] for task in placed.block_ends[0])
+        return (times.makespan - begin) / (len(passes[0]) - (not first))
 
     calibrated = load_model(calibration_model)
     low, high = 1, 10 * PS_PER_MS
@@ -97,13 +106,12 @@ def pre_gated_moe(
         model, short = load_model(name), name.rpartition("-")[2]
         for policy, place in EXPERT_POLICIES.items():
             figures[f"{policy}/{short}"] = mean_block_ps(place, model, block_ps) / block_ps
-        passes, expert = _decoder_pass(model, active_experts, block_ps, share_before_experts)
-        placed = pre_gated(passes, expert, machine)
-        times = schedule(placed.program, fixed_rates({"pcie": link_gb_per_s * GB}))
-        last, before = (
-            max(times.end[task] for task in ends) for ends in (placed.block_ends[-1], placed.block_ends[-2])
-        )
-        figures[f"pre_gated_without_first_block/{short}"] = (last - before) / block_ps
+    other = {
+        name: mean_block_ps(pre_gated, load_model(name), block_ps, not first_block_counts) for name in models
+    }
+    for name, ps in other.items():
+        key = "without" if first_block_counts else "with"
+        figures[f"pre_gated_{key}_first_block/{name.rpartition('-')[2]}"] = ps / block_ps
 
     def mean(ratio: Callable[[str], float], names: Sequence[str]) -> float:
         return sum(map(ratio, names)) / len(names)
@@ -344,3 +352,26 @@ def moe_lens_stage_1(
         "capacity_gain": overlapped_capacity(prompt, generated),
         "bf16_weights_gb": 2 * load_model(model).parameters / GB,
     }
+
+
+# --- MoESD ------------------------------------------------------------------------------------------
+
+
+@_model
+def moesd_equations(
+    tables: Mapping[str, Sequence[float]], models: Sequence[str], expected_at: Mapping[str, Any], tau: float
+) -> Figures:
+    """Speed-ups of the tables, tokens a round, and the experts that tokens activate."""
+    figures: Figures = {}
+    for name, (gamma, autoregressive, speculative, sigma) in tables.items():
+        figures[f"x/{name}"] = autoregressive / speculative
+        figures[f"tokens_per_round/{name}"] = sigma * (gamma + 1)
+    experts = load_model(expected_at["model"]).experts
+    assert experts is not None
+    for tokens in expected_at["tokens"]:
+        figures[f"active/{tokens}"] = speculation.active_experts(tokens, experts.count, experts.top_k)
+    for name in models:
+        experts = load_model(name).experts
+        assert experts is not None
+        figures[f"threshold/{name}"] = float(speculation.threshold_tokens(experts.top_k / experts.count, tau))
+    return figures
