@@ -114,7 +114,7 @@ class Placer:
         writes: tuple[Operand, ...] = (),
     ) -> str:
         """A task; its name."""
-        self.tasks.append(Task(name, unit, kernel, tuple(dict.fromkeys(after)), operator, reads, writes))
+        self.tasks.append(Task(name, unit, kernel, tuple(dict.fromkeys(after)), (operator,) if operator else (), reads, writes))
         return name
 
     def chain(

@@ -61,11 +61,25 @@ class PresetFolder(Generic[PresetT]):
             raise file.error(f"must be a mapping with the one key '{self.key}', of presets by name")
         return presets
 
-    def _resolve(self, file: ConfigFile, name: str, overrides: Mapping[str, Any]) -> PresetT:
-        given = self._presets(file)[name]
-        at = (self.key, name)
+    def _merged(self, file: ConfigFile, name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+        """A preset's keys over those of the one of the same file that it ``extends``."""
+        presets = self._presets(file)
+        given = presets[name]
         if not isinstance(given, Mapping):
-            raise file.error("must be a mapping of keys to values", *at)
+            raise file.error("must be a mapping of keys to values", self.key, name)
+        if "extends" not in given:
+            return dict(given)
+        parent = given["extends"]
+        if parent not in presets:
+            raise file.error(f"unknown '{parent}'{nearest(str(parent), presets)}", self.key, name, "extends")
+        if parent in (name, *seen):
+            raise file.error("extends itself", self.key, name, "extends")
+        own = {key: value for key, value in given.items() if key != "extends"}
+        return {**self._merged(file, parent, (*seen, name)), **own}
+
+    def _resolve(self, file: ConfigFile, name: str, overrides: Mapping[str, Any]) -> PresetT:
+        given = self._merged(file, name, ())
+        at = (self.key, name)
         kind = given.get("kind")
         if kind not in self.model:
             problem = "missing" if kind is None else f"'{kind}' is not known{nearest(str(kind), self.model)}"

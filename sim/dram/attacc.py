@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from neardata.arch.errors import InputError, nearest
@@ -85,6 +86,8 @@ class Region:
     """Queued behind the MACs."""
     early: tuple[Move, ...] = ()
     """Queued before the MACs: left over from the phase before."""
+    stage: str = "scores"
+    """``scores`` or ``values``."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,10 @@ class Head:
     length: int
     """Cached tokens."""
     size: int
-    """Width of the head."""
+    """Width of the head's keys."""
     unit: Unit = UNITS["bank"]
+    value_size: int = 0
+    """Width of its values (0: that of the keys)."""
 
     @property
     def scores(self) -> int:
@@ -104,8 +109,13 @@ class Head:
 
     @property
     def parts(self) -> int:
-        """MACs of a unit for one score; blocks of the context."""
+        """MACs of a unit for one score."""
         return self.size // (self.unit.split * LANES)
+
+    @property
+    def context_blocks(self) -> int:
+        """Blocks of the context."""
+        return (self.value_size or self.size) // (self.unit.split * LANES)
 
     @property
     def blocks(self) -> int:
@@ -114,8 +124,9 @@ class Head:
 
     @property
     def rows(self) -> int:
-        """Rows of K, and of V, in each bank."""
-        return -(-self.scores * self.parts // (COLUMNS * self.unit.ring))
+        """Rows of K, and of V (the more of them), in each bank."""
+        macs = self.scores * max(self.parts, self.context_blocks)
+        return -(-macs // (COLUMNS * self.unit.ring))
 
     @property
     def query(self) -> int:
@@ -152,6 +163,7 @@ class Head:
         return tuple(runs)
 
 
+VALUES = "values"
 SCORES = Move("MVSB scores", RANKS * BANK_GROUPS)
 SOFTMAX = Move("SFM", 1)
 
@@ -212,19 +224,23 @@ def _channel(head: Head, heads: int) -> Steps:
     pairs = heads // 2
     steps: Steps = []
     if pairs:
-        body = _emit(_pair(head), head.unit, f"{2 * head.rows}*p")
+        body = emit(pair(head), head.unit, f"{2 * head.rows}*p")
         steps.append({"loop": {"p": pairs}, "body": [{"phase": "pairs", "body": body}]})
     if heads % 2:
-        body = _emit(_single(head), head.unit, str(2 * head.rows * pairs))
+        body = emit(single(head), head.unit, str(2 * head.rows * pairs))
         steps.append({"phase": "last head", "body": body})
     return steps
 
 
-def _pair(head: Head) -> list[Region]:
+def pair(head: Head, *, shared: bool = False) -> list[Region]:
     """Two heads: the first one's softmax and weights move under the second one's scores, the
-    second one's under the first one's context."""
-    keys, values = (0, head.rows), (VALUE_ROW, VALUE_ROW + head.rows)
-    blocks, parts, context = head.blocks, head.parts, head.context
+    second one's under the first one's context.
+
+    ``shared``: they are queries of one group, with the same keys and values.
+    """
+    second = 0 if shared else head.rows
+    keys, values = (0, second), (VALUE_ROW, VALUE_ROW + second)
+    blocks, parts, context = head.blocks, head.context_blocks, head.context
     regions = [Region(moves=(Move("WRGB", head.query),))]
     for j in range(blocks):
         moves = [SCORES] if j else []
@@ -235,21 +251,24 @@ def _pair(head: Head) -> list[Region]:
         regions.append(Region(head.score_macs(j, keys[1]), _some(moves), () if j else (SCORES,)))
     for j in range(parts):
         moves = [context if j else SOFTMAX, Move("MVGB", _late_share(head.weights, parts, j))]
-        regions.append(Region(head.context_macs(j, values[0]), _some(moves), () if j else (SCORES,)))
+        regions.append(Region(head.context_macs(j, values[0]), _some(moves), () if j else (SCORES,), VALUES))
     for j in range(parts):
         late, early = ((context,), ()) if j else ((), (context,))
-        regions.append(Region(head.context_macs(j, values[1]), late, early))
-    return [*regions, Region(moves=(context,))]
+        regions.append(Region(head.context_macs(j, values[1]), late, early, VALUES))
+    return [*regions, Region(moves=(context,), stage=VALUES)]
 
 
-def _single(head: Head) -> list[Region]:
+def single(head: Head) -> list[Region]:
     """One head alone."""
     scores, context = (SCORES,), (head.context,)
     regions = [Region(moves=(Move("WRGB", head.query),))]
     regions += [Region(head.score_macs(j, 0), scores if j else ()) for j in range(head.blocks)]
     regions.append(Region(moves=(SCORES, SOFTMAX, Move("MVGB", head.weights))))
-    regions += [Region(head.context_macs(j, VALUE_ROW), context if j else ()) for j in range(head.parts)]
-    return [*regions, Region(moves=context)]
+    regions += [
+        Region(head.context_macs(j, VALUE_ROW), context if j else (), stage=VALUES)
+        for j in range(head.context_blocks)
+    ]
+    return [*regions, Region(moves=context, stage=VALUES)]
 
 
 def _share(total: int, parts: int, part: int) -> int:
@@ -266,10 +285,12 @@ def _some(moves: Iterable[Move]) -> tuple[Move, ...]:
     return tuple(move for move in moves if move.count)
 
 
-def _emit(regions: Sequence[Region], unit: Unit, base: str) -> Steps:
+def emit(regions: Sequence[Region], unit: Unit, base: str, *, stages: bool = False) -> Steps:
     """Steps of the regions; equal ones that advance by a constant number of rows become loops.
 
-    ``base``: expression to add to all rows.
+    Args:
+        base: expression to add to all rows.
+        stages: make a phase of each region's stage.
     """
     rows = [run.row for region in regions for run in region.macs]
     place = _one_by_one if unit.ring == 1 else _in_turn
@@ -277,6 +298,15 @@ def _emit(regions: Sequence[Region], unit: Unit, base: str) -> Steps:
     for region, steps in zip(regions, place(regions, unit), strict=True):
         first = region.macs[0].row if region.macs else rows[0]
         placed.append((first, _with_rows(steps, -first)))
+    out: Steps = []
+    for stage, members in groupby(range(len(placed)), lambda i: regions[i].stage if stages else ""):
+        body = _loops([placed[i] for i in members], base)
+        out += [{"phase": stage, "body": body}] if stage else body
+    return out
+
+
+def _loops(placed: Sequence[tuple[int, Steps]], base: str) -> Steps:
+    """Steps with their first rows; runs of equal ones as loops."""
     out: Steps = []
     i = 0
     while i < len(placed):
@@ -328,9 +358,9 @@ def _one_by_one(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
             if first < run.count:
                 macs.append(_macs(unit, run, first, run.count - first))
         if sections:
-            yield _beside(sections[0], _moves(region.early)) + _beside(macs, _moves(region.moves))
+            yield _beside(sections[0], move_steps(region.early)) + _beside(macs, move_steps(region.moves))
         else:
-            yield _beside(macs, _moves(region.early + region.moves))
+            yield _beside(macs, move_steps(region.early + region.moves))
 
 
 def _in_turn(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
@@ -350,12 +380,12 @@ def _in_turn(regions: Sequence[Region], unit: Unit) -> Iterable[Steps]:
         if not region.macs:
             coming = everything[done] if done < len(everything) else None
             rows: Steps = opening(coming) if coming else ["PREA"]
-            yield _beside(rows, _moves(region.early + region.moves))
+            yield _beside(rows, move_steps(region.early + region.moves))
         steps: Steps = []
         for n, run in enumerate(region.macs):
             done += 1
             rows = opening(everything[done] if done < len(everything) else None)
-            moves = _moves(
+            moves = move_steps(
                 (region.early if n == 0 else ()) + (region.moves if n == len(region.macs) - 1 else ())
             )
             steps += _beside([_macs(unit, run, 0, run.count)], rows, moves)
@@ -380,8 +410,9 @@ def _beside(*streams: Steps) -> Steps:
     return [{"parallel": some}] if len(some) > 1 else some[0] if some else []
 
 
-def _moves(moves: Iterable[Move]) -> Steps:
-    return [step for move in moves for step in _move(move)]
+def move_steps(some: Iterable[Move]) -> Steps:
+    """Steps of data moves."""
+    return [step for move in some for step in _move(move)]
 
 
 def _move(move: Move) -> Steps:

@@ -62,41 +62,68 @@ def gemv(
     _at_least_one(outputs=outputs, inputs=inputs, channels=channels)
     output_tiles = -(-outputs // (channels * UNITS * GRF))
     input_tiles = -(-inputs // (GRF * LANES))
-    even, odd = -(-input_tiles // 2), input_tiles // 2
-    result_row = 2 * even * output_tiles
+    result_row = weight_rows(output_tiles, input_tiles)
     _fits(result_row + -(-output_tiles // 4))
-
-    def output_tile(o: str, row: str, quarter: str, first: bool) -> Steps:
-        """Output tile ``o``; its results go to a quarter of a row."""
-        weights = f"{2 * even}*({o})"
-        start: Steps = [_column("WRPIMON", EVEN, REGISTER_ROW, 0)]
-        if not first:  # the results of the tile before are still open in the odd banks
-            start += [_close(ODD), _open(ODD, REGISTER_ROW)]
-        evens = _even_tile(weights, fence, mode_row_open=True, reopen=input_tiles > 1)
-        loop = even - 1 if odd else even - 2  # an odd tile follows, or the last tile stands apart
-        evens.append(
-            _loop("t", loop, _even_tile(f"{weights} + 2*t + 2", fence, mode_row_open=False, reopen=True))
-        )
-        if even > 1 and not odd:
-            evens += _even_tile(f"{weights} + {2 * even - 2}", fence, mode_row_open=False, reopen=False)
-        odds = [_loop("t", odd - 1, _odd_tile(f"{weights} + 2*t", fence, reopen=True))]
-        if odd:
-            odds += _odd_tile(f"{weights} + {2 * odd - 2}", fence, reopen=False)
-        results = [
-            _open(ODD, row), _columns("WRPIM", ODD, row, f"{GRF}*({quarter})"), *_barrier(fence),
-            _open(EVEN, REGISTER_ROW), _column("WRPIMOFF", EVEN, REGISTER_ROW, 0), *_barrier(fence),
-        ]  # fmt: skip
-        return [
-            *start,
-            {"phase": "even input tiles", "body": evens},
-            {"phase": "odd input tiles", "body": odds},
-            {"phase": "results", "body": results},
-        ]
-
-    body = _enter(fence) + output_tile("0", str(result_row), "0", first=True)
-    body += _quarters(1, output_tiles, result_row, lambda o, row, q: output_tile(o, row, q, first=False))
-    body += _leave()
+    body = [
+        *enter(fence),
+        *vector("0", str(result_row), output_tiles, input_tiles, fence, first=True),
+        *leave(),
+    ]
     return _program(f"gemv {outputs}x{inputs}", device, channels, first_refresh, body)
+
+
+def weight_rows(output_tiles: int, input_tiles: int) -> int:
+    """Rows that the weights take in each bank."""
+    return 2 * -(-input_tiles // 2) * output_tiles
+
+
+def vector(
+    weights: str, results: str, output_tiles: int, input_tiles: int, fence: Fence, *, first: bool
+) -> Steps:
+    """All output tiles of a channel for one vector.
+
+    Args:
+        weights, results: expressions of the first row of each.
+        first: nothing has been computed since `enter`; else the results of the vector before
+            are still open in the odd banks.
+    """
+    rows = 2 * -(-input_tiles // 2)
+
+    def tile(o: str, row: str, quarter: str, first: bool = False) -> Steps:
+        return output_tile(f"{weights} + {rows}*({o})", row, quarter, input_tiles, fence, first=first)
+
+    steps = tile("0", results, "0", first)
+    return steps + _quarters(1, output_tiles, 0, lambda o, row, q: tile(o, f"{results} + {row}", q))
+
+
+def output_tile(
+    weights: str, row: str, quarter: str, input_tiles: int, fence: Fence, *, first: bool
+) -> Steps:
+    """8 outputs of each PU from all inputs; its results go to a quarter of a row."""
+    even, odd = -(-input_tiles // 2), input_tiles // 2
+    start: Steps = [_column("WRPIMON", EVEN, REGISTER_ROW, 0)]
+    if not first:  # the results of the tile before are still open in the odd banks
+        start += [_close(ODD), _open(ODD, REGISTER_ROW)]
+    evens = _even_tile(weights, fence, mode_row_open=True, reopen=input_tiles > 1)
+    loop = even - 1 if odd else even - 2  # an odd tile follows, or the last tile stands apart
+    evens.append(
+        _loop("t", loop, _even_tile(f"{weights} + 2*t + 2", fence, mode_row_open=False, reopen=True))
+    )
+    if even > 1 and not odd:
+        evens += _even_tile(f"{weights} + {2 * even - 2}", fence, mode_row_open=False, reopen=False)
+    odds = [_loop("t", odd - 1, _odd_tile(f"{weights} + 2*t", fence, reopen=True))]
+    if odd:
+        odds += _odd_tile(f"{weights} + {2 * odd - 2}", fence, reopen=False)
+    results = [
+        _open(ODD, row), _columns("WRPIM", ODD, row, f"{GRF}*({quarter})"), *_barrier(fence),
+        _open(EVEN, REGISTER_ROW), _column("WRPIMOFF", EVEN, REGISTER_ROW, 0), *_barrier(fence),
+    ]  # fmt: skip
+    return [
+        *start,
+        {"phase": "even input tiles", "body": evens},
+        {"phase": "odd input tiles", "body": odds},
+        {"phase": "results", "body": results},
+    ]
 
 
 def elementwise(
@@ -144,13 +171,13 @@ def elementwise(
         return steps
 
     body = [
-        *_enter(fence),
+        *enter(fence),
         _column("WRPIMON", EVEN, REGISTER_ROW, 0),
         _close(EVEN),
         {"phase": "tiles", "body": _quarters(0, tiles, 0, tile)},
         _open(EVEN, REGISTER_ROW),
         _column("WRPIMOFF", EVEN, REGISTER_ROW, 0),
-        *_leave(),
+        *leave(),
     ]
     name = f"{'relu' if operands == 1 else 'add or mul'} {elements}"
     return _program(name, device, channels, first_refresh, body)
@@ -237,7 +264,7 @@ def _macs(bank: int, row: str, fence: Fence, after_two: dict[str, Any] | None = 
     return [*steps, {"loop": {"g": (COLUMNS - done) // GRF}, "body": group}]
 
 
-def _enter(fence: Fence) -> Steps:
+def enter(fence: Fence) -> Steps:
     """Park the banks, switch to HAB, program the CRF and open the mode registers' row."""
     park = [_place(bank) for bank in range(BANKS)]
     steps: Steps = []
@@ -268,7 +295,7 @@ def _enter(fence: Fence) -> Steps:
     return [{"phase": "enter", "body": steps}]
 
 
-def _leave() -> Steps:
+def leave() -> Steps:
     """Switch back to single-bank mode and park the banks; both registers' rows are closed here."""
     steps: Steps = [
         _close(ODD), _close(EVEN),

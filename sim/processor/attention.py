@@ -8,9 +8,10 @@ it were full. (FlashAttention 2, arXiv 2307.08691, and its kernels for paged cac
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
-from math import ceil
+from dataclasses import dataclass
 
 from neardata.arch.errors import InputError
 from neardata.arch.processor import Processor
@@ -65,33 +66,34 @@ def attention(
         raise InputError(f"widths must be at least 1, got {min(qk, v)}")
     group = heads // kv_heads
     peak = processor.peak_ops_per_ps(activation_dtype)
-    pairs = sum(count * (q * c - q * (q - 1) // 2) for (q, c), count in sequences.items())
     row_bytes = (element_bits(activation_dtype) * (qk + v) + 7) // 8
     token_bytes = kv_heads * (stored_bytes(kv_format, qk, qk) + stored_bytes(kv_format, v, v))
-    tokens = sum(c * count for (_, c), count in sequences.items())
-    once_bytes = tokens * token_bytes + sum(queries) * heads * row_bytes
-    tile = _Tile(processor, qk, v, row_bytes, peak)
-    single = all(q == 1 for q, _ in sequences)
-    if single:
-        compute_ps, cache_bytes, launches = _split_over_keys(tile, sequences, kv_heads, group)
-        passes = 1.0
-    else:
-        compute_ps, cache_bytes = _tiles_of_queries(tile, sequences, heads)
-        launches = 1
-        passes = _passes(tile, sequences, group, tokens * token_bytes // kv_heads)
+    tile = _tile(processor, qk + v, row_bytes, peak)
+    work = _work(tile, sequences)
+    kv_bytes = work.tokens * token_bytes
+    once_bytes = kv_bytes + work.queries * heads * row_bytes
     cache = processor.cache
+    if work.queries == work.sequences:
+        compute_ps, cache_bytes, launches = _split_over_keys(tile, work, kv_heads, group)
+        again_bytes = 0
+    else:
+        compute_ps, cache_bytes = _tiles_of_queries(tile, work, heads)
+        launches = 1
+        held = cache is not None and kv_bytes <= kv_heads * cache.bytes
+        again_bytes = 0 if held else round((_passes(tile, work, group) - 1) * kv_bytes)
     rate = processor.memory_bytes_per_ps * processor.efficiency.memory.value
     return kernel_cost(
         processor,
-        flops=2 * pairs * heads * (qk + v),
-        memory_bytes=round(once_bytes + (passes - 1) * tokens * token_bytes),
+        flops=2 * work.pairs * heads * (qk + v),
+        memory_bytes=once_bytes + again_bytes,
         roofline_bytes=once_bytes,
         peak_ops_per_ps=peak,
         pj_per_operation=processor.pj_per_operation(activation_dtype),
         compute_ps=compute_ps,
         cache_ps=cache_bytes * 1000 / cache.gb_per_s if cache else 0.0,
         cache_bytes=cache_bytes,
-        memory_ps=(once_bytes + (passes - 1) * tokens * token_bytes) / rate,
+        softmax_ps=work.pairs * heads * tile.softmax_of_pair_ps,
+        memory_ps=(once_bytes + again_bytes) / rate,
         launches=launches,
     )
 
@@ -106,83 +108,144 @@ def _sequences(queries: Sequence[int], context: Sequence[int]) -> Counter[tuple[
     return sequences
 
 
+@dataclass(frozen=True)
 class _Tile:
-    """What a block of queries does on a unit, in ps."""
+    """What a block of queries does on a unit; times in ps."""
 
-    def __init__(self, processor: Processor, qk: int, v: int, row_bytes: int, peak: float) -> None:
-        compute, efficiency = processor.compute, processor.efficiency
-        self.processor = processor
-        self.rows, self.keys = compute.attention_tile
-        scratch = self.rows * row_bytes // 2 + self.keys * row_bytes
-        self.resident = max(1, min(2, compute.unit_bytes // scratch))
-        """Blocks on a unit at once; two hide each other's softmax and loads."""
-        self.units = compute.units
-        matrix_ps = 2 * self.rows * (qk + v) / (peak * efficiency.matrix.value / self.units)
-        lanes_per_ps = compute.vector_tflops / 2 / self.units
-        softmax_ps = self.rows * SOFTMAX_LANES / lanes_per_ps
-        self.key_bytes = row_bytes
-        cache = processor.cache
-        load_ps = row_bytes * self.units * 1000 / cache.gb_per_s if cache else 0.0
-        exposed = efficiency.exposed.value
-        # of a unit for a tile of queries and one key, at full load; alone a block has all its steps
-        # in sequence, and only loads run ahead
-        self.alone_ps = matrix_ps + softmax_ps + exposed * load_ps
-        self.shared_ps = (
-            self.alone_ps
-            if self.resident == 1
-            else max(matrix_ps, softmax_ps) + exposed * min(matrix_ps, softmax_ps)
-        )
-        self.block_ps = efficiency.launch_ns.value * 1000
-        """A block fills and drains its unit as a kernel does the processor."""
-
-    def padded(self, keys: int) -> int:
-        return -(-keys // self.keys) * self.keys
+    rows: int
+    keys: int
+    units: int
+    resident: int
+    """Blocks on a unit at once; two hide each other's softmax and loads."""
+    alone_ps: float
+    """A key of a tile when a block has the unit to itself: its steps follow each other, and loads run
+    ahead but for the exposed part."""
+    shared_ps: float
+    """A key of a tile, of the unit's time, when all blocks that fit are there."""
+    softmax_of_pair_ps: float
+    """What softmax and loads add to a query and a key, over all units."""
+    block_ps: float
+    """A block fills and drains its unit as a kernel does the processor."""
+    key_bytes: int
 
 
-def _split_over_keys(
-    tile: _Tile, sequences: Counter[tuple[int, int]], kv_heads: int, group: int
-) -> tuple[float, float, int]:
+def _tile(processor: Processor, width: int, row_bytes: int, peak: float) -> _Tile:
+    compute, efficiency, cache = processor.compute, processor.efficiency, processor.cache
+    return _tile_of(
+        compute.attention_tile,
+        compute.units,
+        compute.unit_bytes,
+        compute.vector_tflops,
+        peak * efficiency.matrix.value,
+        efficiency.exposed.value,
+        efficiency.launch_ns.value,
+        cache.gb_per_s if cache else None,
+        width,
+        row_bytes,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _tile_of(
+    shape: tuple[int, int],
+    units: int,
+    unit_bytes: int,
+    vector_tflops: float,
+    rate: float,
+    exposed: float,
+    launch_ns: float,
+    cache_gb_per_s: float | None,
+    width: int,
+    row_bytes: int,
+) -> _Tile:
+    rows, keys = shape
+    scratch = rows * row_bytes // 2 + keys * row_bytes
+    resident = max(1, min(2, unit_bytes // scratch))
+    products_ps = 2 * rows * width * units / rate
+    softmax_ps = rows * SOFTMAX_LANES * units * 2 / vector_tflops
+    load_ps = row_bytes * units * 1000 / cache_gb_per_s if cache_gb_per_s else 0.0
+    alone_ps = products_ps + softmax_ps + exposed * load_ps
+    shared_ps = max(products_ps, softmax_ps) + exposed * min(products_ps, softmax_ps)
+    if resident == 1:
+        shared_ps = alone_ps
+    return _Tile(
+        rows=rows,
+        keys=keys,
+        units=units,
+        resident=resident,
+        alone_ps=alone_ps,
+        shared_ps=shared_ps,
+        softmax_of_pair_ps=(shared_ps - products_ps) / rows / units,
+        block_ps=launch_ns * 1000,
+        key_bytes=row_bytes,
+    )
+
+
+@dataclass
+class _Work:
+    """Sums over the sequences of a batch."""
+
+    sequences: int = 0
+    queries: int = 0
+    tokens: int = 0
+    pairs: int = 0
+    """Query and key pairs of one head."""
+    blocks: int = 0
+    """Of one head, each a tile of queries of a sequence."""
+    block_keys: int = 0
+    """Keys all blocks of one head walk over, to the end of a tile of keys."""
+    longest: int = 0
+    """Keys of the longest sequence, to the end of a tile."""
+
+
+def _work(tile: _Tile, sequences: Counter[tuple[int, int]]) -> _Work:
+    work, rows, keys = _Work(), tile.rows, tile.keys
+    for (q, c), count in sequences.items():
+        padded = -(-c // keys) * keys
+        blocks, seen = 1, padded
+        if q > rows:
+            whole, rest = divmod(q, rows)
+            blocks = whole + (rest > 0)
+            # the i-th full tile of queries sees the old tokens and i tiles of new ones; on average
+            # half a tile of keys sticks out
+            seen = whole * (c - q) + rows * whole * (whole + 1) // 2 + (c if rest else 0)
+            seen += blocks * keys // 2
+        work.sequences += count
+        work.queries += q * count
+        work.tokens += c * count
+        work.pairs += (q * c - q * (q - 1) // 2) * count
+        work.blocks += blocks * count
+        work.block_keys += seen * count
+        if padded > work.longest:
+            work.longest = padded
+    return work
+
+
+def _split_over_keys(tile: _Tile, work: _Work, kv_heads: int, group: int) -> tuple[float, float, int]:
     """One query a sequence: units' time, bytes from the cache, kernels."""
-    blocks = sum(sequences.values()) * kv_heads * -(-group // tile.rows)
-    keys = sum(tile.padded(c) * count for (_, c), count in sequences.items())
-    keys *= kv_heads * -(-group // tile.rows)
+    tiles = kv_heads * -(-group // tile.rows)
+    blocks, keys = work.blocks * tiles, work.block_keys * tiles
     slots = tile.units * tile.resident
-    longest = max(c for _, c in sequences)
-    splits = max(1, min(slots // blocks, ceil(longest / tile.keys)))
-    waves = ceil(blocks * splits / slots)
-    work_ps = keys * tile.shared_ps / tile.units
-    spread_ps = work_ps * waves * slots / (blocks * splits)
-    alone_ps = tile.padded(ceil(longest / splits)) * tile.alone_ps
+    splits = max(1, min(slots // blocks, work.longest // tile.keys))
+    parts = blocks * splits
+    work_ps = (keys * tile.shared_ps + parts * tile.block_ps / tile.resident) / tile.units
+    spread_ps = work_ps * -(-parts // slots) * slots / parts if parts > slots else 0.0
+    alone_ps = -(-work.longest // splits // tile.keys) * tile.keys * tile.alone_ps + tile.block_ps
     # a second kernel adds up the parts
     return max(spread_ps, alone_ps), keys * tile.key_bytes, 2 if splits > 1 else 1
 
 
-def _tiles_of_queries(tile: _Tile, sequences: Counter[tuple[int, int]], heads: int) -> tuple[float, float]:
+def _tiles_of_queries(tile: _Tile, work: _Work, heads: int) -> tuple[float, float]:
     """Several queries in a sequence: units' time and bytes from the cache."""
-    blocks = keys = longest = 0
-    for (q, c), count in sequences.items():
-        whole, rest = divmod(q, tile.rows)
-        parts = whole + (rest > 0)
-        # the i-th full tile of queries sees the old tokens and i tiles of new ones
-        seen = whole * (c - q) + tile.rows * whole * (whole + 1) // 2 + (c if rest else 0)
-        # on average half a tile of keys sticks out, where it is not known exactly
-        seen = tile.padded(c) if parts == 1 else seen + parts * tile.keys // 2
-        blocks += parts * count
-        keys += seen * count
-        longest = max(longest, tile.padded(c))
-    blocks, keys = blocks * heads, keys * heads
+    blocks, keys = work.blocks * heads, work.block_keys * heads
     slots = tile.units * tile.resident
     work_ps = (keys * tile.shared_ps + blocks * tile.block_ps / tile.resident) / tile.units
-    spread_ps = work_ps * ceil(blocks / slots) * slots / blocks
-    return max(spread_ps, longest * tile.alone_ps + tile.block_ps), keys * tile.key_bytes
+    spread_ps = work_ps * -(-blocks // slots) * slots / blocks
+    return max(spread_ps, work.longest * tile.alone_ps + tile.block_ps), keys * tile.key_bytes
 
 
-def _passes(tile: _Tile, sequences: Counter[tuple[int, int]], group: int, head_bytes: int) -> float:
-    """How often keys and values are fetched: heads that share them run one after the other, and
-    what all sequences read meanwhile may not stay in the cache."""
-    cache = tile.processor.cache
-    blocks = sum(-(-q // tile.rows) * count for (q, _), count in sequences.items())
-    at_once = tile.units * tile.resident / blocks  # heads
-    if group == 1 or (cache is not None and head_bytes <= cache.bytes):
-        return 1.0
+def _passes(tile: _Tile, work: _Work, group: int) -> float:
+    """How often keys and values are fetched where they do not stay in the cache: heads that share
+    them run one after the other, as many at once as their blocks fit the units."""
+    at_once = tile.units * tile.resident / work.blocks
     return min(group, 1 + (group - 1) / at_once)

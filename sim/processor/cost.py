@@ -9,11 +9,12 @@ from typing import Literal
 from neardata.arch.processor import Processor
 
 Bound = Literal["compute", "memory", "cache", "launch"]
-CAUSES = ("launch", "efficiency", "quantisation", "cache", "reread", "overlap")
+CAUSES = ("launch", "efficiency", "softmax", "quantisation", "cache", "reread", "overlap")
 """Why a kernel takes longer than its roofline:
 
 - ``launch``: starting it, filling and draining the units;
 - ``efficiency``: the peaks are not reached by long full streams either;
+- ``softmax``: what of it the products do not hide, in attention;
 - ``quantisation``: tiles that stick out of the operands, and the last, partly filled wave of tiles;
 - ``cache``: the tiles ask more of the last cache than it gives;
 - ``reread``: the same bytes fetched from memory more than once;
@@ -86,6 +87,7 @@ def kernel_cost(
     cache_bytes: float,
     memory_ps: float | None = None,
     roofline_bytes: int | None = None,
+    softmax_ps: float = 0.0,
     launches: int = 1,
 ) -> Cost:
     """The time of a kernel from that of its parts.
@@ -101,50 +103,55 @@ def kernel_cost(
         cache_bytes: what the tiles take from the last cache.
         memory_ps: the memory's time (default: ``memory_bytes`` at the efficiency of long streams).
         roofline_bytes: what must be moved at least (default: ``memory_bytes``).
+        softmax_ps: what the softmax of the pairs themselves adds to their products.
         launches: kernels started.
     """
-    efficiency = processor.efficiency
+    efficiency, power = processor.efficiency, processor.power
     compute_ideal = flops / peak_ops_per_ps
     must_move = memory_bytes if roofline_bytes is None else roofline_bytes
     memory_ideal = must_move / processor.memory_bytes_per_ps
+    products_ps = compute_ideal / efficiency.matrix.value
     once_ps = memory_ideal / efficiency.memory.value
-    memory_ps = once_ps if memory_ps is None else memory_ps
-    roofline = max(compute_ideal, memory_ideal)
-    # each cause is what its effect adds to those before it
-    stages = (
-        ("efficiency", max(compute_ideal / efficiency.matrix.value, once_ps, roofline)),
-        ("quantisation", max(compute_ps, once_ps, roofline)),
-        ("cache", max(compute_ps, cache_ps, once_ps, roofline)),
-        ("reread", max(compute_ps, cache_ps, memory_ps, roofline)),
-    )
+    if memory_ps is None:
+        memory_ps = once_ps
     units_ps = max(compute_ps, cache_ps)
-    exposed_ps = efficiency.exposed.value * min(units_ps, memory_ps)
     launch_ps = launches * efficiency.launch_ns.value * 1000
-    reached = [roofline]
-    for _, ps in stages:
-        reached.append(max(ps, reached[-1]))
-    reached.append(reached[-1] + exposed_ps)
-    reached.append(reached[-1] + launch_ps)
-    whole = [round(ps) for ps in reached]
-    causes = (*(cause for cause, _ in stages), "overlap", "launch")
-    parts: dict[Bound, float] = {
-        "compute": compute_ps,
-        "memory": memory_ps,
-        "cache": cache_ps,
-        "launch": launch_ps,
-    }
-    power = processor.power
+    # each cause is what it adds to those before it
+    reached = max(compute_ideal, memory_ideal)
+    roofline_ps = before = round(reached)
+    lost: dict[str, int] = {}
+    for cause, ps in (
+        ("efficiency", max(products_ps, once_ps)),
+        ("softmax", max(products_ps + softmax_ps, once_ps)),
+        ("quantisation", max(compute_ps, once_ps)),
+        ("cache", max(units_ps, once_ps)),
+        ("reread", max(units_ps, memory_ps)),
+    ):
+        if ps > reached:
+            reached = ps
+            after = round(ps)
+            lost[cause] = after - before
+            before = after
+    shorter_ps = min(units_ps, memory_ps)
+    for cause, ps in (("overlap", efficiency.exposed.value * shorter_ps), ("launch", launch_ps)):
+        reached += ps
+        after = round(reached)
+        lost[cause] = after - before
+        before = after
+    bound: Bound = "memory" if memory_ps >= units_ps else "compute" if compute_ps >= cache_ps else "cache"
+    if launch_ps > max(memory_ps, units_ps):
+        bound = "launch"
     return Cost(
-        time_ps=whole[-1],
-        bound=max(parts, key=lambda bound: parts[bound]),
+        time_ps=before,
+        bound=bound,
         flops=flops,
         memory_bytes=memory_bytes,
-        roofline_ps=whole[0],
-        lost_ps={cause: b - a for cause, a, b in zip(causes, whole, whole[1:], strict=False) if b > a},
+        roofline_ps=roofline_ps,
+        lost_ps=lost,
         energy_pj={
             "compute": flops * pj_per_operation,
             "memory": memory_bytes * power.memory_pj_per_byte.value,
             "cache": cache_bytes * power.cache_pj_per_byte.value,
-            "static": whole[-1] * power.idle_w.value,
+            "static": before * power.idle_w.value,
         },
     )

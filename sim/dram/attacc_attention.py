@@ -1,0 +1,85 @@
+"""AttAcc: attention of one new position of each sequence, sequences of any lengths, grouped queries.
+
+The key-value heads of all sequences go round robin over the channels, the longest first. A channel works
+on two query heads at a time, as `neardata.sim.dram.attacc.attention` does: of two key-value heads, or
+of one whose group has several query heads; these repeat the MACs on the same rows.
+Lengths count in units of 16 positions, one of each bank group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from neardata.arch.dram import Device
+from neardata.arch.errors import InputError
+from neardata.sim.dram.attacc import BANKS, COLUMNS, LANES, VALUE_ROW, Head, Steps, emit, pair, single
+from neardata.sim.dram.attacc_matmul import LINE, PART
+from neardata.sim.dram.program import ChannelGroup, Program, Step
+from neardata.sim.dram.steps import classes, steps, turns
+
+
+def attention(
+    context: Sequence[int], group: int, kv_heads: int, qk: int, v: int, *, channels: int, device: Device
+) -> Program:
+    """Attention, softmax included, over keys and values in the banks.
+
+    Args:
+        context: positions of each sequence.
+        group: query heads of a key-value head.
+        qk, v: widths of a head's keys and values, padded to 64.
+
+    Raises:
+        InputError: more keys or values than rows.
+    """
+    width, value_width = (-(-size // PART) * PART for size in (qk, v))
+    lines = classes(-(-length // LINE) for length in context)
+    channel_work: dict[tuple[int, ...], int] = {}
+    for channel in range(channels):
+        first, work = 0, []
+        for _, count in lines:
+            work.append(turns(first, count * kv_heads, channel, channels))
+            first += count * kv_heads
+        channel_work[tuple(work)] = channel_work.get(tuple(work), 0) + 1
+    groups = []
+    for heads, count in channel_work.items():
+        body: tuple[Step, ...] = ()
+        row = 0
+        for (length, _), n in zip(lines, heads, strict=True):
+            if n:
+                head = Head(length * LINE, width, value_size=value_width)
+                body += _heads(head, n, group, row)
+                row += n * head.rows
+        if row > VALUE_ROW:
+            size = COLUMNS * LANES * 2 * BANKS * LINE * channels * 2
+            raise InputError(
+                f"keys and values of {sum(context)} positions would take {row * size} bytes in the banks of "
+                f"{channels} channels ({row} rows of each for keys, as many for values); "
+                f"there are {VALUE_ROW * size} (twice {VALUE_ROW} rows)",
+                key="banks",
+            )
+        if body:
+            groups.append(ChannelGroup(count, body))
+    return Program(device.name, tuple(groups), "attention")
+
+
+@lru_cache(maxsize=4096)
+def _heads(head: Head, count: int, group: int, row: int) -> tuple[Step, ...]:
+    """``count`` key-value heads of one length, their rows from ``row`` on."""
+    unit = head.unit
+    out: Steps = []
+    if group == 1:
+        pairs = count // 2
+        if pairs:
+            body = emit(pair(head), unit, f"{row} + {2 * head.rows}*p", stages=True)
+            out.append({"loop": {"p": pairs}, "body": body})
+        if count % 2:
+            out += emit(single(head), unit, str(row + 2 * head.rows * pairs), stages=True)
+    else:
+        base = f"{row} + {head.rows}*h"
+        body = emit(pair(head, shared=True), unit, base, stages=True)
+        body = [{"loop": {"p": group // 2}, "body": body}]
+        if group % 2:
+            body += emit(single(head), unit, base, stages=True)
+        out.append({"loop": {"h": count}, "body": body})
+    return (*steps(out), *steps([{"fence": "all"}]))

@@ -1,0 +1,77 @@
+"""HBM-PIM: attention of one new position of each sequence, as two products with a softmax between.
+
+``scores``: blocks of 64 positions of a head's keys go round robin over the pseudo-channels, over all
+sequences and heads; each is multiplied with the queries of its group, one after the other.
+``values``: blocks of 64 columns of a head's values, transposed, so that sums run over positions, which are
+padded to 128. The host reads the scores, and writes the probabilities as it writes any input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neardata.arch.dram import Device
+from neardata.sim.dram.hbm_pim import Fence, weight_rows
+from neardata.sim.dram.hbm_pim_matmul import (
+    TILE_INPUTS,
+    TILE_OUTPUTS,
+    TILES_IN_A_ROW,
+    check_rows,
+    product,
+)
+from neardata.sim.dram.program import ChannelGroup, Program, Step
+from neardata.sim.dram.steps import classes, turns
+
+
+def attention(
+    context: Sequence[int],
+    group: int,
+    kv_heads: int,
+    qk: int,
+    v: int,
+    *,
+    channels: int,
+    device: Device,
+    stages: Sequence[str] = ("scores", "values"),
+    fence: Fence = "order",
+) -> Program:
+    """Attention over keys and values in the banks.
+
+    Args:
+        context: positions of each sequence.
+        group: query heads of a key-value head.
+        qk, v: widths of a head's keys and values.
+        stages: which of ``scores`` and ``values``.
+
+    Raises:
+        InputError: keys and values larger than the rows below the reserved ones.
+    """
+    key_tiles = sum(kv_heads * -(-length // TILE_OUTPUTS) for length in context)
+    value_tiles = [
+        (inputs, count * kv_heads * -(-v // TILE_OUTPUTS))
+        for inputs, count in classes(-(-length // TILE_INPUTS) for length in context)
+    ]
+    channel_work: dict[tuple[int, ...], int] = {}
+    for channel in range(channels):
+        first = 0
+        work = [turns(0, key_tiles, channel, channels)]
+        for _, of_all in value_tiles:
+            work.append(turns(first, of_all, channel, channels))
+            first += of_all
+        channel_work[tuple(work)] = channel_work.get(tuple(work), 0) + 1
+    key_inputs = -(-qk // TILE_INPUTS)
+    inputs = [key_inputs, *(value_inputs for value_inputs, _ in value_tiles)]
+    stage_of = ["scores", *["values"] * len(value_tiles)]
+    groups = []
+    for tiles, count in channel_work.items():
+        rows = [weight_rows(t, i) for t, i in zip(tiles, inputs, strict=True)]
+        results = sum(rows)
+        most = max(-(-t // TILES_IN_A_ROW) for t in tiles)
+        check_rows(results + most, channels, f"keys and values of {sum(context)} positions")
+        body: tuple[Step, ...] = ()
+        for n, (stage, number) in enumerate(zip(stage_of, tiles, strict=True)):
+            if number and stage in stages:
+                body += product(group, number, inputs[n], sum(rows[:n]), results, fence, stage)
+        if body:
+            groups.append(ChannelGroup(count, body))
+    return Program(device.name, tuple(groups), "attention " + " and ".join(stages))

@@ -1,0 +1,118 @@
+"""Command programs of the PIM kernels: `program_of`.
+
+A kernel says what is computed; the device's generator in `neardata.sim.dram` says with which
+commands. The generator is chosen by the command set, so that presets of users work too.
+Every program starts and ends with closed banks in the device's first mode: tasks can follow each
+other in any order.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+from neardata.arch.dram import Device, load_device
+from neardata.arch.errors import InputError
+from neardata.sim.dram import (
+    aim_attention,
+    aim_matmul,
+    attacc_attention,
+    attacc_matmul,
+    hbm_pim_attention,
+    hbm_pim_matmul,
+)
+from neardata.sim.dram.program import Program
+from neardata.sim.program import PimAttention, PimMatMul
+
+Family = Literal["aim", "hbm-pim", "attacc"]
+
+COMMANDS: dict[Family, frozenset[str]] = {
+    "aim": frozenset({"ACT16", "MAC16", "PREA", "WRGB", "WRMAC16", "RDMAC16", "TMODR", "TMODM"}),
+    "hbm-pim": frozenset(
+        {"ACTHAB", "PREHAB", "RDPIM", "WRPIM", "WRREG", "WRHAB", "WRSB", "WRPIMON", "WRPIMOFF"}
+    ),
+    "attacc": frozenset({"ACTAB", "MACAB", "PREA", "WRGB", "MVGB", "MVSB", "SFM"}),
+}
+"""What a generator issues beside ordinary commands."""
+
+
+@lru_cache(maxsize=64)
+def device_of(name: str) -> Device:
+    """`load_device`, remembered: reading a preset takes longer than running a kernel."""
+    return load_device(name)
+
+
+def family_of(device: Device) -> Family:
+    """Whose generators fit the device's commands.
+
+    Raises:
+        InputError: nobody's.
+
+    >>> family_of(device_of("attacc-hbm3-npc"))
+    'attacc'
+    """
+    names = set(device.command_names)
+    for family, needed in COMMANDS.items():
+        if needed <= names:
+            return family
+    missing = ", ".join(
+        f"{family} ({', '.join(sorted(needed - names)[:3])} ...)" for family, needed in COMMANDS.items()
+    )
+    raise InputError(
+        f"no program generator fits the commands of '{device.name}'; missing for {missing}", key="device"
+    )
+
+
+def program_of(kernel: PimMatMul | PimAttention, device: str, channels: int) -> Program:
+    """The command program of a kernel on so many channels of a device.
+
+    Args:
+        device: preset name, or FILE.yaml[:PRESET].
+        channels: AiM: channels; HBM-PIM: pseudo-channels; AttAcc: channels of two pseudo-channels.
+
+    Raises:
+        InputError: a device without generator, a size below 1, an order the generator has not, or
+            operands larger than the banks (bytes needed and there are named).
+
+    >>> program_of(PimMatMul(m=1, n=4096, k=4096), "gddr6-aim", 32).name
+    'matmul 1x4096x4096 input-stationary'
+    """
+    model = device_of(device)
+    family = family_of(model)
+    if isinstance(kernel, PimMatMul):
+        return _matmul(kernel, model, family, channels)
+    return _attention(kernel, model, family, channels)
+
+
+def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) -> Program:
+    m, n, k = kernel.m, kernel.n, kernel.k
+    order = kernel.order or None
+    if family == "aim":
+        return aim_matmul.matmul(m, n, k, channels=channels, device=device, order=order)  # type: ignore[arg-type]
+    if family == "attacc":
+        return attacc_matmul.matmul(m, n, k, channels=channels, device=device, order=order)  # type: ignore[arg-type]
+    if order not in (None, "output-stationary"):
+        raise InputError(
+            f"'{order}' is not output-stationary, the only order of '{device.name}'", key="order"
+        )
+    return hbm_pim_matmul.matmul(m, n, k, channels=channels, device=device)
+
+
+def _attention(kernel: PimAttention, device: Device, family: Family, channels: int) -> Program:
+    sizes = {"heads": kernel.heads, "kv_heads": kernel.kv_heads, "qk": kernel.qk, "v": kernel.v}
+    sizes |= {"channels": channels, "context": min(kernel.context, default=0)}
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"must be at least 1, got {value}", key=name)
+    group, rest = divmod(kernel.heads, kernel.kv_heads)
+    if rest:
+        raise InputError(f"must be a multiple of {kernel.kv_heads} kv_heads, got {kernel.heads}", key="heads")
+    shape = (kernel.context, group, kernel.kv_heads, kernel.qk, kernel.v)
+    if family == "attacc":
+        if kernel.stage != "both":
+            raise InputError(f"'{device.name}' has a softmax unit: it does both stages at once", key="stage")
+        return attacc_attention.attention(*shape, channels=channels, device=device)
+    stages = ("scores", "values") if kernel.stage == "both" else (kernel.stage,)
+    if family == "aim":
+        return aim_attention.attention(*shape, channels=channels, device=device, stages=stages)
+    return hbm_pim_attention.attention(*shape, channels=channels, device=device, stages=stages)
