@@ -12,7 +12,9 @@ The released code prefetches one layer ahead by score, unlike the text; here the
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -58,6 +60,7 @@ def schedule_block(
     costs: Costs,
     *,
     fetches: int | None = None,
+    link_free: float = 0.0,
     fetch_only_if_earlier: bool = False,
 ) -> BlockSchedule:
     """The three simulated timelines of one block.
@@ -66,6 +69,7 @@ def schedule_block(
         tokens: of each active expert.
         on_device: experts that need no fetch.
         fetches: at most so many experts may be brought; None: any number.
+        link_free: when the link has ended what it does already.
         fetch_only_if_earlier: bring an expert only if it would be done no later than if the CPU computed
             it next. The paper does not ask this.
 
@@ -75,46 +79,37 @@ def schedule_block(
     >>> found.on("device"), found.on("cpu"), found.on("link"), found.makespan
     ((0, 2), (1,), (2,), 5.0)
     """
-    here = sorted((e for e in tokens if e in on_device), key=lambda e: (-tokens[e], e))
-    away = sorted((e for e in tokens if e not in on_device), key=lambda e: (tokens[e], e))
-    ready = dict.fromkeys(here, 0.0)
-    free: dict[Side, float] = {"device": 0.0, "cpu": 0.0, "link": 0.0}
+    here = [(-tokens[e], e) for e in tokens if e in on_device]  # a heap: most tokens first
+    heapq.heapify(here)
+    away = deque(sorted((e for e in tokens if e not in on_device), key=lambda e: (tokens[e], e)))
+    arriving: deque[tuple[float, int]] = deque()
+    device_free = cpu_free = 0.0
     brought = 0
     actions: list[Action] = []
-
-    def act(side: Side, expert: int, start: float, cost: float) -> None:
-        free[side] = start + cost
-        actions.append(Action(side, expert, start, free[side]))
-
-    def may_fetch() -> bool:
-        if not away or (fetches is not None and brought >= fetches):
-            return False
-        arrives = free["link"] + costs.fetch
-        done = max(arrives, free["device"]) + costs.device(tokens[away[-1]])
-        return not fetch_only_if_earlier or done <= free["cpu"] + costs.cpu(tokens[away[-1]])
-
-    while here or away:
-        next_here = min(here, key=lambda e: (max(ready[e], free["device"]), -tokens[e], e), default=None)
-        starts: dict[Side, float] = {}
-        if next_here is not None:
-            starts["device"] = max(ready[next_here], free["device"])
-        if away:
-            starts["cpu"] = free["cpu"]
-        if may_fetch():
-            starts["link"] = free["link"]
-        side = min(starts, key=lambda s: starts[s])  # of equals: the device, then the CPU
-        if side == "device":
-            assert next_here is not None
-            here.remove(next_here)
-            act(side, next_here, starts[side], costs.device(tokens[next_here]))
-        elif side == "cpu":
-            expert = away.pop(0)
-            act(side, expert, starts[side], costs.cpu(tokens[expert]))
+    while here or arriving or away:
+        while arriving and arriving[0][0] <= device_free:
+            _, expert = arriving.popleft()
+            heapq.heappush(here, (-tokens[expert], expert))
+        device_at = device_free if here else arriving[0][0] if arriving else math.inf
+        cpu_at = cpu_free if away else math.inf
+        link_at = link_free if away and (fetches is None or brought < fetches) else math.inf
+        if link_at < math.inf and fetch_only_if_earlier:
+            most = tokens[away[-1]]
+            done = max(link_at + costs.fetch, device_free) + costs.device(most)
+            link_at = link_at if done <= cpu_free + costs.cpu(most) else math.inf
+        if device_at <= min(cpu_at, link_at):  # of resources free at once: the device, then the CPU
+            expert = heapq.heappop(here)[1] if here else arriving.popleft()[1]
+            device_free = device_at + costs.device(tokens[expert])
+            actions.append(Action("device", expert, device_at, device_free))
+        elif cpu_at <= link_at:
+            expert = away.popleft()
+            cpu_free = cpu_at + costs.cpu(tokens[expert])
+            actions.append(Action("cpu", expert, cpu_at, cpu_free))
         else:
             expert = away.pop()
-            act(side, expert, starts[side], costs.fetch)
-            ready[expert] = free["link"]
-            here.append(expert)
+            link_free = link_at + costs.fetch
+            actions.append(Action("link", expert, link_at, link_free))
+            arriving.append((link_free, expert))
             brought += 1
     return BlockSchedule(tuple(sorted(actions, key=lambda action: action.start)))
 
@@ -169,14 +164,14 @@ def place(
             at = f"p{i}.l{block.layer}"
             placer.before(at, block)
             run.eviction.observe(block.layer, block.active, block.routing_scores)
-            plan = run.found(block)
+            plan = run.found(block, run.backlog)
             last = run.compute(at, block, plan)
             run.prefetch(at, block, plan, [predict(later) for later in blocks[n + 1 : n + 1 + depth]])
             placer.end(at, block, last)
     return placer.done()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """One placement under way."""
 
@@ -186,8 +181,10 @@ class _Run:
     costs: Costs
     fetches: int | None
     fetch_only_if_earlier: bool
+    backlog: float = 0.0
+    """What prefetches leave the link to do when the next block begins, as believed."""
 
-    def found(self, block: Block, also: Collection[Key] = ()) -> BlockSchedule:
+    def found(self, block: Block, link_free: float, also: Collection[Key] = ()) -> BlockSchedule:
         """The schedule of a block with what is on the device now, and ``also``."""
         here = {key for key in keys_of(block) if key in self.placer.slot or key in also}
         room = self.capacity - len(here)
@@ -196,6 +193,7 @@ class _Run:
             {number for _, number in here},
             self.costs,
             fetches=room if self.fetches is None else min(room, self.fetches),
+            link_free=link_free,
             fetch_only_if_earlier=self.fetch_only_if_earlier,
         )
 
@@ -218,21 +216,29 @@ class _Run:
 
     def prefetch(self, at: str, block: Block, plan: BlockSchedule, coming: Sequence[Block]) -> None:
         """Fetch for the blocks that come while the link would be idle, largest gain first."""
-        idle = plan.makespan - sum(
-            action.end - action.start for action in plan.actions if action.side == "link"
-        )
+        link_end = max((a.end for a in plan.actions if a.side == "link"), default=self.backlog)
         keep = {key for b in (block, *coming) for key in keys_of(b)}
-        for _ in range(math.ceil(idle / self.costs.fetch) if self.costs.fetch else 0):
-            gains = {
-                key: self.found(later).makespan - self.found(later, [key]).makespan
-                for later in coming
-                for key in keys_of(later)
-                if key not in self.placer.slot
-            }
-            best = max(gains, key=lambda key: (gains[key], (-key[0], -key[1])), default=None)
-            if best is None or gains[best] <= 0:
-                return
-            slot = make_room(self.placer, self.eviction, self.capacity, keep)
+        gains = {later.layer: self._gains(later) for later in coming}
+        while link_end < plan.makespan:
+            best = max(
+                (gain for of_layer in gains.values() for gain in of_layer),
+                key=lambda gain: (gain[0], -gain[1][0], -gain[1][1]),
+                default=(0.0, (0, 0)),
+            )
+            slot = make_room(self.placer, self.eviction, self.capacity, keep) if best[0] > 0 else None
             if slot is None:
-                return
-            self.placer.fetch(at, best, slot, self.placer.tail)
+                break
+            self.placer.fetch(at, best[1], slot, self.placer.tail)
+            link_end += self.costs.fetch
+            gains[best[1][0]] = self._gains(next(later for later in coming if later.layer == best[1][0]))
+        self.backlog = max(0.0, link_end - plan.makespan)
+
+    def _gains(self, block: Block) -> list[tuple[float, Key]]:
+        """By how much a block's schedule shortens with an expert more on the device; of experts with
+        equally many tokens, which gain the same, the first."""
+        firsts: dict[int, Key] = {}
+        for key in keys_of(block):
+            if key not in self.placer.slot:
+                firsts.setdefault(block.tokens[key[1]], key)
+        now = self.found(block, 0.0).makespan if firsts else 0.0
+        return [(now - self.found(block, 0.0, [key]).makespan, key) for key in firsts.values()]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from neardata.arch.errors import InputError
 from neardata.sim.program import Kernel, MatMul, Pause
+from neardata.workloads.llm.model import Model
+from neardata.workloads.llm.routing import Routing
 from neardata.workloads.precision import Format
 
 Kernels = Callable[[int], tuple[Kernel, ...]]
@@ -67,12 +71,14 @@ class Block:
     """Tokens routed to each expert; 0: not active."""
     before: tuple[Kernel, ...] = ()
     """Attention, norms, gate: in this order, on the device; the routing is known at their end."""
+    shared: tuple[Kernel, ...] = ()
+    """What the device does beside the routed experts, ahead of its own share of them: shared experts."""
     after: tuple[Kernel, ...] = ()
     """What follows the experts, on the device."""
     scores: tuple[float, ...] = ()
     """The router's, of each expert; empty: tokens as a share."""
 
-    @property
+    @cached_property
     def active(self) -> tuple[int, ...]:
         """Experts that have tokens."""
         return tuple(expert for expert, tokens in enumerate(self.tokens) if tokens)
@@ -105,3 +111,54 @@ class Machine:
     """Where experts live instead of the host memory, which they then pass through."""
     storage_link: str = "nvme"
     """From storage to host."""
+
+
+def expert_of(model: Model, weights: str = "bf16", activations: str = "bf16") -> Expert:
+    """The routed experts of a language model.
+
+    >>> from neardata.workloads.llm.model import load_model
+    >>> expert_of(load_model("mixtral-8x7b")).bytes
+    352321536
+
+    Raises:
+        InputError: the model has no experts.
+    """
+    if model.experts is None:
+        raise InputError(f"{model.name} has no experts")
+    return Expert.of_shape(
+        hidden=model.hidden,
+        ffn=model.experts.ffn,
+        gated=model.gated,
+        weights=weights,
+        activations=activations,
+    )
+
+
+def blocks_of(
+    model: Model,
+    routing: Routing,
+    tokens: int,
+    before: tuple[Kernel, ...] = (),
+    shared: tuple[Kernel, ...] = (),
+) -> list[Block]:
+    """One pass of the decoder with ``tokens`` tokens: its layers with experts, counted from 0.
+
+    Args:
+        before: what the device does ahead of each block's experts.
+        shared: what it does beside them.
+
+    Raises:
+        InputError: the model has no experts.
+    """
+    if model.experts is None:
+        raise InputError(f"{model.name} has no experts")
+    experts = model.experts
+    return [
+        Block(
+            layer,
+            tuple(int(n) for n in routing.counts(layer, tokens, experts.count, experts.top_k)),
+            before,
+            shared,
+        )
+        for layer in range(len(experts.layers))
+    ]

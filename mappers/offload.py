@@ -70,6 +70,7 @@ class Placer:
         self._users: dict[int, list[str]] = {}  # of a slot: the tasks that must end before its next fill
         self._slot_of: dict[str, int] = {}
         self._resident: dict[Key, int] = {}
+        self._shared: str | None = None  # of this block: the last task beside the experts
         self._hits = self._fetches = self._cpu = 0
         self._block_ends: list[tuple[str, ...]] = []
         self.keys = sorted({(b.layer, e) for blocks in passes for b in blocks for e in range(len(b.tokens))})
@@ -140,6 +141,9 @@ class Placer:
         """What the device does ahead of the experts."""
         last = self.chain(f"{at}.before", self.machine.device, block.before, self.tail, f"l{block.layer}")
         self.tail = (last,) if last else self.tail
+        self._shared = self.chain(
+            f"{at}.shared", self.machine.device, block.shared, self.tail, f"l{block.layer}"
+        )
 
     def fetch(self, at: str, key: Key, slot: int, after: Iterable[str]) -> str:
         """An expert into a slot; the name of the transfer that ends in it."""
@@ -198,7 +202,7 @@ class Placer:
 
     def end(self, at: str, block: Block, experts: Sequence[str]) -> None:
         """What follows the experts; the next block waits for it."""
-        waits = tuple(experts) or self.tail
+        waits = (*experts, self._shared) if self._shared else tuple(experts) or self.tail
         last = self.chain(f"{at}.after", self.machine.device, block.after, waits, f"l{block.layer}")
         self.tail = (last,) if last else waits
         self._block_ends.append(self.tail)

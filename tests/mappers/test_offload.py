@@ -49,7 +49,10 @@ def passes(draw):
     routing = st.lists(st.integers(0, 4), min_size=experts, max_size=experts).filter(any)
     pauses = st.lists(st.integers(1, 60).map(Pause), max_size=2).map(tuple)
     return [
-        [Block(layer, tuple(draw(routing)), draw(pauses), draw(pauses)) for layer in range(layers)]
+        [
+            Block(layer, tuple(draw(routing)), draw(pauses), draw(pauses), draw(pauses))
+            for layer in range(layers)
+        ]
         for _ in range(draw(st.integers(1, 3)))
     ]
 
