@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError, nearest
-from neardata.sim.dram import program_kernel as k
+from neardata.sim.dram import program_layout as k
 from neardata.sim.dram.program import (
     FENCE_KINDS,
     REFRESH_POLICIES,
@@ -31,6 +31,7 @@ from neardata.sim.dram.program import (
     Yield,
 )
 from neardata.sim.dram.program_length import check_length
+from neardata.sim.dram.program_stretch import LONGEST_STRETCH, find_stretches
 from neardata.sim.dram.slots import Slots
 
 Table = NDArray[np.int64]
@@ -75,6 +76,8 @@ class ProgramTable:
     """Name of each phase; the first, "", is what lies outside."""
     places: tuple[Place | None, ...]
     """Per operation."""
+    stretches: list[tuple[int, int]]
+    """First operation of each stretch, and the one after it."""
 
 
 @dataclass
@@ -100,6 +103,7 @@ def build(
     log: bool = False,
     jump: bool = True,
     runs: bool = True,
+    stretches: bool = True,
 ) -> ProgramTable:
     """The tables and the power-up state of a channel that runs ``group``'s steps.
 
@@ -109,7 +113,8 @@ def build(
             place in the program's file.
     """
     check_length(program, group, device)
-    return _Builder(program, group, device, refresh, log=log, jump=jump, runs=runs).build()
+    switches = {"log": log, "jump": jump, "runs": runs, "stretches": stretches}
+    return _Builder(program, group, device, refresh, **switches).build()
 
 
 class _Builder:
@@ -123,9 +128,10 @@ class _Builder:
         log: bool,
         jump: bool,
         runs: bool,
+        stretches: bool,
     ) -> None:
         self.program, self.group, self.device, self.refresh = program, group, device, refresh
-        self.log, self.jump, self.runs = log, jump, runs
+        self.log, self.jump, self.runs, self.stretches = log, jump, runs, stretches
         self.host = program.host if program.host is not None and program.host.requests else None
         self.ops: list[list[int]] = []
         self.places: list[Place | None] = []
@@ -400,6 +406,7 @@ class _Builder:
         units = int(device.node_of(device.refresh_at).max()) + 1
         config = self._config(len(commands), len(causes), units, enter)
         slots = Slots(device, commands, causes)
+        config[k.K_TICK] = config[k.K_LAST] + len(slots.clamp)
         plan, first, step = self._plan(commands, slots, config)
         for role, column in _ROLE_COLUMNS.items():
             number = self.roles.get(role)
@@ -424,14 +431,19 @@ class _Builder:
             plan=plan,
             clamp=np.array(slots.clamp, dtype=np.int64),
             host=_host_table(self.host, device, self.program),
+            code=np.zeros(1, dtype=np.int64),
         )
+        stretches = find_stretches(tables) if self.stretches else []
+        for n, (start, _) in enumerate(stretches):
+            tables.op[start, k.O_STRETCH] = -1 - n
         return ProgramTable(
             tables,
-            self._power_up(tables),
+            self._power_up(tables, len(stretches)),
             commands,
             (*causes, *CAUSES),
             tuple(self.phases),
             tuple(self.places),
+            stretches,
         )
 
     def _config(self, commands: int, rules: int, units: int, enter: int) -> Table:
@@ -521,19 +533,19 @@ class _Builder:
         facts[k.G_EDGE] = int(device.ticks_per_clock == 2 and not precharge)
         return facts
 
-    def _power_up(self, tables: k.Tables) -> k.State:
+    def _power_up(self, tables: k.Tables, stretches: int) -> k.State:
         config = tables.config
         banks, levels = int(config[k.K_BANKS]), max(self.levels, 1)
 
         def zeros(*shape: int) -> Table:
             return np.zeros(shape, dtype=np.int64)
 
-        now = zeros(int(config[k.K_LAST]) + len(tables.clamp))
+        now = zeros(int(config[k.K_TICK]) + LONGEST_STRETCH)
         now[[k.T_PREVIOUS, k.T_BUS, k.T_COLUMN_BUS]] = 1
         first = self.program.first_refresh
         due = int(config[k.K_INTERVAL]) if first is None else first * self.device.ticks_per_clock
         now[k.T_DUE : k.T_DUE + config[k.K_UNITS]] = due
-        now[config[k.K_LAST] :] = k.NEVER
+        now[config[k.K_LAST] : config[k.K_TICK]] = k.NEVER
         register = zeros(k.REGISTERS)
         register[k.R_MIN_DUE] = due if config[k.K_POLICY] else k.FAR
         stream = zeros(self.widest_fork + 1, int(config[k.K_COUNTS]) + levels)
@@ -548,9 +560,10 @@ class _Builder:
             bank=bank,
             queue=zeros(2 * banks + (k.POSTPONED + 1) * int(config[k.K_UNITS]) + 4, k.Q_WIDTH),
             brent=zeros(levels, k.D_WIDTH),
-            saved=zeros(levels, len(now) + kept * banks),
+            saved=zeros(levels, int(config[k.K_TICK]) + kept * banks),
             depart=zeros(len(tables.host)),
             log=zeros(1 << 12 if self.log else 1, 6),
+            stretch=zeros(stretches, k.L_STATE + int(config[k.K_STAT] - config[k.K_WORD])),
         )
 
 
