@@ -168,7 +168,7 @@ def execute(tb, st):
             if at and stream[number, k.P_REPEAT] == 0:
                 if at < 0:
                     note(config, op, now, stretch, pc)
-                elif execute_stretch(config, code, now, register, stream, at):
+                elif execute_stretch(config, op, digit, code, now, register, stream, at):
                     if register[k.R_BUDGET] < 0:
                         return k.PAUSED
                     continue

@@ -119,12 +119,13 @@ PROGRAM, HOST, MAINTENANCE = range(3)  # where a command comes from
 L_VISITS, L_STATE = range(2)
 # a stretch, laid out: a head, the words before and after, its commands, then four lists:
 # (to, from, plus), (to, from, plus) if later, (to, plus), (refresh unit, from, changes)
-(C_NEXT, C_ISSUED, C_COMMANDS, C_LENGTH, C_COPIES, C_COMPLETIONS, C_GROWTHS, C_CHANGES,
- C_STATE) = range(9)  # fmt: skip
-# C_NEXT: operation after it; C_ISSUED: commands, repetitions counted; C_LENGTH: numbers for its commands
+(C_NEXT, C_AGAIN, C_ISSUED, C_COMMANDS, C_LENGTH, C_COPIES, C_COMPLETIONS, C_GROWTHS, C_CHANGES,
+ C_STATE) = range(10)  # fmt: skip
+# C_NEXT: operation after it; C_AGAIN: is that the end of a loop of nothing else, with equal words before
+# and after, where no periods are skipped? C_ISSUED: commands, repetitions counted; C_LENGTH: numbers for its commands
 # a command of a stretch, or repetitions alike: then N_COUNT times (from, gap, cause) from N_LOOKS on
-N_COUNT, N_BUS, N_BUS_GAP, N_FLAGS, N_LAST, N_LOOKS = range(6)
+N_COUNT, N_BUS, N_BUS_GAP, N_FLAGS, N_LAST, N_GAP, N_CAUSE, N_LOOKS = range(8)
 # N_BUS: latest tick on its bus, if OTHER_BUS (else the command before); N_LAST: ticks to the last
-# repetition
+# repetition; N_GAP, N_CAUSE: distance to the command before
 OTHER_BUS, ON_EDGE, REFRESHABLE = 1, 2, 4  # N_FLAGS; REFRESHABLE: a refresh could go before it
 CLOSES, OPENS_UNIT, CLOSES_UNIT = 1, 2, 4  # changes

@@ -139,7 +139,7 @@ def lay_out_stretches(
             continue
         reader = reader or _Reader(tables)
         words = state.stretch[n, k.L_STATE :].tolist()
-        one = _lay_out(tables, list(reader.commands(start, end, {})), words, end)
+        one = _lay_out(tables, list(reader.commands(start, end, {})), words, start, end)
         tables.op[start, k.O_STRETCH] = size if one else 0
         if one:
             code.append(np.array(one, dtype=np.int64))
@@ -147,7 +147,7 @@ def lay_out_stretches(
     return (tables._replace(code=np.concatenate(code)) if len(code) > 1 else tables), left
 
 
-def _lay_out(tables: k.Tables, commands: list[_Command], words: list[int], end: int) -> list[int]:
+def _lay_out(tables: k.Tables, commands: list[_Command], words: list[int], start: int, end: int) -> list[int]:
     """A stretch as `execute_stretch` reads it; empty if one of its commands is not allowed."""
     config = tables.config
     banks = _Banks(tables, words)
@@ -169,7 +169,9 @@ def _lay_out(tables: k.Tables, commands: list[_Command], words: list[int], end: 
         growth[counter] = growth.get(counter, 0) + command.times
         issued += command.times
     copies, completions = ticks.copies(), ticks.completions(commands)
-    head = [0] * k.C_STATE
+    op, head = tables.op, [0] * k.C_STATE
+    if op[end, k.O_KIND] == k.LOOP_END and op[end, k.O_A] + 1 == start and words == banks.words():
+        head[k.C_AGAIN] = int(op[op[end, k.O_A], k.O_E] == 0)
     head[k.C_NEXT], head[k.C_ISSUED] = end, issued
     head[k.C_COMMANDS], head[k.C_LENGTH] = len(commands), len(body)
     head[k.C_COPIES], head[k.C_COMPLETIONS] = len(copies), len(completions)
@@ -275,9 +277,13 @@ class _Ticks:
         bus_slot = k.T_BUS + fact[k.G_BUS]
         bus, gap = self.source.get(bus_slot, bus_slot), self.bus_gap.get(bus_slot, 0)
         looks = [(before, 0, -1), (bus, gap, -1)]
-        looks += [(self.source.get(slot, slot), distance, cause) for slot, distance, cause in reads]
-        reach = [self._reach(source, distance) for source, distance, _ in looks]
+        looks += [(self.source.get(slot, slot), least, why) for slot, least, why in reads]
+        reach = [self._reach(source, least) for source, least, _ in looks]
         kept = [look for i, look in enumerate(looks) if i > 1 and not _dominated(i, looks, reach)]
+
+        distance, cause = 0, -1
+        if kept and kept[0][0] == before:
+            (_, distance, cause), *kept = kept
 
         flags = k.ON_EDGE if fact[k.G_EDGE] else 0
         flags |= k.OTHER_BUS if bus != before else 0
@@ -285,17 +291,17 @@ class _Ticks:
         more = 0
         if times > 1:
             own = {slot for slot, _ in writes}
-            period, cause = self._period(fact, [read for read in reads if read[0] in own])
+            period, why = self._period(fact, [read for read in reads if read[0] in own])
             more = (times - 1) * period
             self._grow(growth, int(config[k.K_STAT]) + k.S_BUSY, (times - 1) * fact[k.G_CYCLES])
             if period > fact[k.G_CYCLES]:
                 waited = (times - 1) * (period - fact[k.G_CYCLES])
-                self._grow(growth, int(config[k.K_CAUSES]) + cause, waited)
+                self._grow(growth, int(config[k.K_CAUSES]) + why, waited)
 
         mine: dict[int, int] = {}
         for vector in reach:
-            for source, distance in vector.items():
-                mine[source] = max(mine.get(source, _UNKNOWN), distance + more)
+            for source, least in vector.items():
+                mine[source] = max(mine.get(source, _UNKNOWN), least + more)
         here = tick + self.n
         mine[here] = 0
         self.apart.append(mine)
@@ -305,7 +311,7 @@ class _Ticks:
             self.source[slot] = here
             self.windows[slot] = window
         self.source[bus_slot], self.bus_gap[bus_slot] = here, fact[k.G_CYCLES]
-        return [len(kept), bus, gap, flags, more, *(n for look in kept for n in look)]
+        return [len(kept), bus, gap, flags, more, distance, cause, *(n for look in kept for n in look)]
 
     @staticmethod
     def _grow(growth: dict[int, int], to: int, plus: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from neardata.sim.dram import program_layout as k
+from neardata.sim.dram.program_period_kernel import advance_counter
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -21,9 +22,12 @@ def note(config, op, now, stretch, pc):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def execute_stretch(config, code, now, register, stream, at):
-    """Issue the commands of the stretch laid out at ``at``; False: nothing was done, as the banks or
-    the mode are not those it was laid out for, or a refresh may have to come between."""
+def execute_stretch(config, op, digit, code, now, register, stream, at):
+    """Issue the commands of the stretch laid out at ``at``, again and again if they fill a loop.
+
+    False: they, or those of the loop's next iteration, are still to be executed, as the banks or
+    the mode are not those the stretch was laid out for, or a refresh may have to come between.
+    """
     word, words = config[k.K_WORD], config[k.K_STAT] - config[k.K_WORD]
     before = at + k.C_STATE
     for i in range(words):
@@ -36,77 +40,91 @@ def execute_stretch(config, code, now, register, stream, at):
         due = register[k.R_MIN_DUE]
         late = due + (config[k.K_OWED] - 1) * config[k.K_INTERVAL]
 
-    # 2. the commands; if a limit is met, once more up to there to take back what they waited for
-    first, ticks = now[k.T_PREVIOUS], config[k.K_TICK]
+    ticks = config[k.K_TICK]
     causes, edge = config[k.K_CAUSES], config[k.K_RULES] + k.EDGE
     bound, bound_cause = now[config[k.K_FENCES] + k.F_BOUND], stream[0, k.P_CAUSE]
-    commands = before + 2 * words
-    count, sign = code[at + k.C_COMMANDS], np.int64(1)
-    busy, previous = np.int64(0), first
-    while True:
-        met = False
-        busy, previous, e = np.int64(0), first, commands
-        for j in range(count):
-            base, flags, last = previous + code[e + k.N_BUS_GAP], code[e + k.N_FLAGS], code[e + k.N_LAST]
-            if flags & k.OTHER_BUS:
-                base = max(previous, now[code[e + k.N_BUS]] + code[e + k.N_BUS_GAP])
-            tick, cause = base, np.int64(-1)
-            if bound > tick:
-                tick, cause = bound, bound_cause
-            stop = e + k.N_LOOKS + 3 * code[e + k.N_COUNT]
-            e += k.N_LOOKS
-            while e < stop:
-                ready = now[code[e]] + code[e + 1]
-                if ready > tick:
-                    tick, cause = ready, code[e + 2]
-                e += 3
-            if flags & k.ON_EDGE and not tick & 1:
-                tick += 1
-                if cause < 0:
-                    cause = edge
-            last += tick
-            if last >= late or (flags & k.REFRESHABLE and last >= due):
-                if j == 0 or sign < 0:
-                    return False
-                met, count, sign = True, np.int64(j), np.int64(-1)
-                break
-            if tick > base:
-                now[causes + cause] += sign * (tick - base)
-            busy += base - previous
-            previous = last
-            now[ticks + j] = last
-        if not met:
-            break
-    if sign < 0:
-        return False
-
-    # 3. what is left of them: slots and buses, completions, counters, open cycles, states
-    e = commands + code[at + k.C_LENGTH]
-    for _ in range(code[at + k.C_COPIES]):
-        now[code[e]] = now[code[e + 1]] + code[e + 2]
-        e += 3
-    for _ in range(code[at + k.C_COMPLETIONS]):
-        now[code[e]] = max(now[code[e]], now[code[e + 1]] + code[e + 2])
-        e += 3
-    for _ in range(code[at + k.C_GROWTHS]):
-        now[code[e]] += code[e + 1]
-        e += 2
     opens, until = config[k.K_OPEN_CYCLES], k.T_DUE + config[k.K_UNITS]
-    for _ in range(code[at + k.C_CHANGES]):
-        unit, tick = code[e], now[code[e + 1]]
-        if code[e + 2] & k.CLOSES:
-            now[until + unit] = max(now[until + unit], tick)
-        if code[e + 2] & k.OPENS_UNIT:
-            now[opens + unit] -= max(tick, now[until + unit])
-        if code[e + 2] & k.CLOSES_UNIT:
-            now[opens + unit] += now[until + unit]
-        e += 3
-    for i in range(words):
-        now[word + i] = code[before + words + i]
-    now[k.T_PREVIOUS] = previous
-    now[config[k.K_STAT] + k.S_BUSY] += busy
-    now[config[k.K_PHASES] + register[k.R_PHASE]] += previous - first
-    register[k.R_STRETCHES] += 1
-    register[k.R_BUDGET] -= code[at + k.C_ISSUED]
-    stream[0, k.P_PC] = code[at + k.C_NEXT]
-    return True
+    commands = before + 2 * words
+    end = code[at + k.C_NEXT]
+    while True:
+        # 2. the commands; if a limit is met, once more up to there to take back what they waited for
+        first, busy, previous = now[k.T_PREVIOUS], np.int64(0), np.int64(0)
+        count, sign, met = code[at + k.C_COMMANDS], np.int64(1), True
+        while met:
+            met = False
+            busy, previous, e = np.int64(0), first, commands
+            for j in range(count):
+                base, flags, last = previous + code[e + k.N_BUS_GAP], code[e + k.N_FLAGS], code[e + k.N_LAST]
+                if flags & k.OTHER_BUS:
+                    base = max(previous, now[code[e + k.N_BUS]] + code[e + k.N_BUS_GAP])
+                tick, cause = base, np.int64(-1)
+                if bound > tick:
+                    tick, cause = bound, bound_cause
+                if previous + code[e + k.N_GAP] > tick:
+                    tick, cause = previous + code[e + k.N_GAP], code[e + k.N_CAUSE]
+                stop = e + k.N_LOOKS + 3 * code[e + k.N_COUNT]
+                e += k.N_LOOKS
+                while e < stop:
+                    ready = now[code[e]] + code[e + 1]
+                    if ready > tick:
+                        tick, cause = ready, code[e + 2]
+                    e += 3
+                if flags & k.ON_EDGE and not tick & 1:
+                    tick += 1
+                    if cause < 0:
+                        cause = edge
+                last += tick
+                if last >= late or (flags & k.REFRESHABLE and last >= due):
+                    if j == 0:
+                        return False
+                    met, count, sign = True, np.int64(j), np.int64(-1)
+                    break
+                if tick > base:
+                    now[causes + cause] += sign * (tick - base)
+                busy += base - previous
+                previous = last
+                now[ticks + j] = last
+        if sign < 0:
+            return False
+
+        # 3. what is left of them: slots and buses, completions, counters, open cycles
+        e = commands + code[at + k.C_LENGTH]
+        for _ in range(code[at + k.C_COPIES]):
+            now[code[e]] = now[code[e + 1]] + code[e + 2]
+            e += 3
+        for _ in range(code[at + k.C_COMPLETIONS]):
+            now[code[e]] = max(now[code[e]], now[code[e + 1]] + code[e + 2])
+            e += 3
+        for _ in range(code[at + k.C_GROWTHS]):
+            now[code[e]] += code[e + 1]
+            e += 2
+        for _ in range(code[at + k.C_CHANGES]):
+            unit, tick = code[e], now[code[e + 1]]
+            if code[e + 2] & k.CLOSES:
+                now[until + unit] = max(now[until + unit], tick)
+            if code[e + 2] & k.OPENS_UNIT:
+                now[opens + unit] -= max(tick, now[until + unit])
+            if code[e + 2] & k.CLOSES_UNIT:
+                now[opens + unit] += now[until + unit]
+            e += 3
+        now[k.T_PREVIOUS] = previous
+        now[config[k.K_STAT] + k.S_BUSY] += busy
+        now[config[k.K_PHASES] + register[k.R_PHASE]] += previous - first
+        register[k.R_STRETCHES] += 1
+        register[k.R_BUDGET] -= code[at + k.C_ISSUED]
+
+        # 4. the loop's next iteration, or what comes after
+        if not code[at + k.C_AGAIN]:
+            for i in range(words):
+                now[word + i] = code[before + words + i]
+            stream[0, k.P_PC] = end
+            return True
+        loop = op[end, k.O_A]
+        counted = config[k.K_COUNTS] + op[loop, k.O_D]
+        stream[0, counted] += 1
+        if stream[0, counted] == op[end, k.O_B]:
+            stream[0, k.P_PC] = end + 1
+            return True
+        advance_counter(op, digit, stream, 0, loop, 1)
+        if register[k.R_BUDGET] < 0:
+            return True
