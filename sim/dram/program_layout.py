@@ -122,9 +122,10 @@ L_VISITS, L_STATE = range(2)
 (C_NEXT, C_AGAIN, C_ISSUED, C_COMMANDS, C_LENGTH, C_COPIES, C_COMPLETIONS, C_GROWTHS, C_CHANGES,
  C_STATE) = range(10)  # fmt: skip
 # C_NEXT: operation after it; C_AGAIN: is that the end of a loop of nothing else, with equal words before
-# and after, where no periods are skipped? C_ISSUED: commands, repetitions counted; C_LENGTH: numbers for its commands
-# a command of a stretch, or repetitions alike: then N_COUNT times (from, gap, cause) from N_LOOKS on
-N_COUNT, N_BUS, N_BUS_GAP, N_FLAGS, N_LAST, N_GAP, N_CAUSE, N_LOOKS = range(8)
+# and after, where no periods are skipped? C_ISSUED: commands, repetitions counted; C_LENGTH: numbers
+# that describe its commands
+# a command of a stretch, or repetitions alike: then, from N_LOOKS on, N_SIZE numbers: (from, gap, cause)
+N_SIZE, N_BUS, N_BUS_GAP, N_FLAGS, N_LAST, N_GAP, N_CAUSE, N_LOOKS = range(8)
 # N_BUS: latest tick on its bus, if OTHER_BUS (else the command before); N_LAST: ticks to the last
 # repetition; N_GAP, N_CAUSE: distance to the command before
 OTHER_BUS, ON_EDGE, REFRESHABLE = 1, 2, 4  # N_FLAGS; REFRESHABLE: a refresh could go before it

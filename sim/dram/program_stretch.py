@@ -311,7 +311,7 @@ class _Ticks:
             self.source[slot] = here
             self.windows[slot] = window
         self.source[bus_slot], self.bus_gap[bus_slot] = here, fact[k.G_CYCLES]
-        return [len(kept), bus, gap, flags, more, distance, cause, *(n for look in kept for n in look)]
+        return [3 * len(kept), bus, gap, flags, more, distance, cause, *(n for look in kept for n in look)]
 
     @staticmethod
     def _grow(growth: dict[int, int], to: int, plus: int) -> None:

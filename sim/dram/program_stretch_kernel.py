@@ -11,6 +11,12 @@ from numba import njit
 from neardata.sim.dram import program_layout as k
 from neardata.sim.dram.program_period_kernel import advance_counter
 
+# unsigned: Numba lets other indices count from the end, which takes a quarter of the time
+U = np.uint64
+ONE, TWO, THREE = U(1), U(2), U(3)
+BUS, BUS_GAP, FLAGS, LAST = U(k.N_BUS), U(k.N_BUS_GAP), U(k.N_FLAGS), U(k.N_LAST)
+GAP, CAUSE, LOOKS = U(k.N_GAP), U(k.N_CAUSE), U(k.N_LOOKS)
+
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def note(config, op, now, stretch, pc):
@@ -40,11 +46,11 @@ def execute_stretch(config, op, digit, code, now, register, stream, at):
         due = register[k.R_MIN_DUE]
         late = due + (config[k.K_OWED] - 1) * config[k.K_INTERVAL]
 
-    ticks = config[k.K_TICK]
+    ticks = U(config[k.K_TICK])
     causes, edge = config[k.K_CAUSES], config[k.K_RULES] + k.EDGE
     bound, bound_cause = now[config[k.K_FENCES] + k.F_BOUND], stream[0, k.P_CAUSE]
     opens, until = config[k.K_OPEN_CYCLES], k.T_DUE + config[k.K_UNITS]
-    commands = before + 2 * words
+    commands = U(before + 2 * words)
     end = code[at + k.C_NEXT]
     while True:
         # 2. the commands; if a limit is met, once more up to there to take back what they waited for
@@ -52,23 +58,23 @@ def execute_stretch(config, op, digit, code, now, register, stream, at):
         count, sign, met = code[at + k.C_COMMANDS], np.int64(1), True
         while met:
             met = False
-            busy, previous, e = np.int64(0), first, commands
+            busy, previous, e, t = np.int64(0), first, commands, ticks
             for j in range(count):
-                base, flags, last = previous + code[e + k.N_BUS_GAP], code[e + k.N_FLAGS], code[e + k.N_LAST]
+                base, flags, last = previous + code[e + BUS_GAP], code[e + FLAGS], code[e + LAST]
                 if flags & k.OTHER_BUS:
-                    base = max(previous, now[code[e + k.N_BUS]] + code[e + k.N_BUS_GAP])
+                    base = max(previous, now[U(code[e + BUS])] + code[e + BUS_GAP])
                 tick, cause = base, np.int64(-1)
                 if bound > tick:
                     tick, cause = bound, bound_cause
-                if previous + code[e + k.N_GAP] > tick:
-                    tick, cause = previous + code[e + k.N_GAP], code[e + k.N_CAUSE]
-                stop = e + k.N_LOOKS + 3 * code[e + k.N_COUNT]
-                e += k.N_LOOKS
+                if previous + code[e + GAP] > tick:
+                    tick, cause = previous + code[e + GAP], code[e + CAUSE]
+                stop = e + LOOKS + U(code[e])
+                e += LOOKS
                 while e < stop:
-                    ready = now[code[e]] + code[e + 1]
+                    ready = now[U(code[e])] + code[e + ONE]
                     if ready > tick:
-                        tick, cause = ready, code[e + 2]
-                    e += 3
+                        tick, cause = ready, code[e + TWO]
+                    e += THREE
                 if flags & k.ON_EDGE and not tick & 1:
                     tick += 1
                     if cause < 0:
@@ -80,33 +86,34 @@ def execute_stretch(config, op, digit, code, now, register, stream, at):
                     met, count, sign = True, np.int64(j), np.int64(-1)
                     break
                 if tick > base:
-                    now[causes + cause] += sign * (tick - base)
+                    now[U(causes + cause)] += sign * (tick - base)
                 busy += base - previous
                 previous = last
-                now[ticks + j] = last
+                now[t] = last
+                t += ONE
         if sign < 0:
             return False
 
         # 3. what is left of them: slots and buses, completions, counters, open cycles
-        e = commands + code[at + k.C_LENGTH]
+        e = commands + U(code[at + k.C_LENGTH])
         for _ in range(code[at + k.C_COPIES]):
-            now[code[e]] = now[code[e + 1]] + code[e + 2]
-            e += 3
+            now[U(code[e])] = now[U(code[e + ONE])] + code[e + TWO]
+            e += THREE
         for _ in range(code[at + k.C_COMPLETIONS]):
-            now[code[e]] = max(now[code[e]], now[code[e + 1]] + code[e + 2])
-            e += 3
+            now[U(code[e])] = max(now[U(code[e])], now[U(code[e + ONE])] + code[e + TWO])
+            e += THREE
         for _ in range(code[at + k.C_GROWTHS]):
-            now[code[e]] += code[e + 1]
-            e += 2
+            now[U(code[e])] += code[e + ONE]
+            e += TWO
         for _ in range(code[at + k.C_CHANGES]):
-            unit, tick = code[e], now[code[e + 1]]
-            if code[e + 2] & k.CLOSES:
+            unit, tick, what = code[e], now[U(code[e + ONE])], code[e + TWO]
+            e += THREE
+            if what & k.CLOSES:
                 now[until + unit] = max(now[until + unit], tick)
-            if code[e + 2] & k.OPENS_UNIT:
+            if what & k.OPENS_UNIT:
                 now[opens + unit] -= max(tick, now[until + unit])
-            if code[e + 2] & k.CLOSES_UNIT:
+            if what & k.CLOSES_UNIT:
                 now[opens + unit] += now[until + unit]
-            e += 3
         now[k.T_PREVIOUS] = previous
         now[config[k.K_STAT] + k.S_BUSY] += busy
         now[config[k.K_PHASES] + register[k.R_PHASE]] += previous - first
