@@ -12,9 +12,10 @@ from neardata.sim.dram import program_kernel
 from neardata.sim.dram import program_layout as k
 from neardata.sim.dram.command_log import CommandLog
 from neardata.sim.dram.program import ChannelGroup, Issue, Program, RefreshPolicy
+from neardata.sim.dram.program_operations import SPLIT_REPEAT
 from neardata.sim.dram.program_report import ChannelReport, HostReport
 from neardata.sim.dram.program_stretch import lay_out_stretches
-from neardata.sim.dram.program_table import SPLIT_REPEAT, ProgramTable, build
+from neardata.sim.dram.program_table import ProgramTable, build
 
 SLICE = 20_000_000
 """Commands between two looks at the keyboard."""
