@@ -8,6 +8,9 @@ The state that decides the future is one int64 vector of four parts:
 * ``last``: tick of the latest issue per slot (a slot: a command at a node; a window of n takes n).
 
 Behind it lie the ticks of the stretch of commands at hand (see `program_stretch`).
+
+Numba keeps a compiled kernel until the kernel's own file changes: after a change here or in a kernel
+that another one calls, delete what it keeps (``__pycache__``, or ``NUMBA_CACHE_DIR``).
 """
 
 from __future__ import annotations
