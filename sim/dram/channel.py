@@ -106,9 +106,7 @@ def refresh_plan(device: Device, mode: str) -> RefreshPlan | None:
         raise InputError("must be positive", key=f"timing.{interval}")
     command = device.roles[role]
     node = device.node_of(device.refresh_at)
-    units = [
-        np.unique(device.unit_of[command][node == n]) for n in range(node.max() + 1)
-    ]
+    units = [np.unique(device.unit_of[command][node == n]) for n in range(node.max() + 1)]
     return RefreshPlan(
         device.ticks(interval), np.stack(units, axis=1).astype(np.int64), command, device.roles[precharge]
     )
@@ -308,10 +306,10 @@ def new_channel(
     def full(shape: int | tuple[int, ...], value: int = 0) -> Table:
         return np.full(shape, value, dtype=np.int64)
 
-    return k.Channel(
+    return _apart(k.Channel(
         r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF),
         offers=full(4 * -(-n_banks // 64)), pool=pool, kind=tables.kind, gap=tables.gap,
-        window=tables.window, window_node=tables.window_node, window_ring=tables.window_ring.copy(),
+        window=tables.window, window_node=tables.window_node, window_ring=tables.window_ring,
         window_gap=tables.window_gap,
         last_issue=full(len(device.commands) * int(tables.units.max()), k.NEVER),
         book=full(k.BOOK), slices=fields.ravel(), pair_offset=tables.pair_offset, pair_gap=tables.pair_gap,
@@ -319,7 +317,25 @@ def new_channel(
         refresh_units=plan.rounds.ravel() if plan else full(1),
         cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=full(4096),
         node=full((refresh_nodes, 4)), command_count=full(len(device.commands)),
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _apart(channel: k.Channel) -> k.Channel:
+    """A copy of a channel in memory of its own, every array at the start of a cache line.
+
+    So no line is shared by channels that run in different threads, and runs of eight banks lie
+    in one line each.
+    """
+    line = 8  # words
+    room = [-(-array.size // line) * line for array in channel]
+    raw = np.zeros(sum(room) + 4 * line, dtype=np.int64)  # a pair of lines, fetched together, off either end
+    at = 2 * line + (-(raw.ctypes.data >> 3) % line)
+    copies = []
+    for array, size in zip(channel, room, strict=True):
+        copies.append(raw[at : at + array.size].reshape(array.shape))
+        copies[-1][...] = array
+        at += size
+    return k.Channel(*copies)
 
 
 def _check(device: Device, config: ControllerConfig) -> None:
