@@ -61,16 +61,21 @@ class AddressMapping:
         """Bytes of all channels; addresses lie below it."""
         return self.burst_bytes << self.column_bits + self.bank_bits + self.row_bits + self.channel_bits
 
-    def channel_of(self, address: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Channel of byte addresses that lie within the capacity."""
+    @property
+    def channel_slices(self) -> NDArray[np.int64]:
+        """(k, 3) like `slices`, for the channel's number alone."""
         above = self.column_bits + self.bank_bits + self.row_bits
-        channel = np.zeros(len(address), dtype=np.int64)
+        parts = []
         for shift, mask, target in self.slices.tolist():
             # the part of the slice that lands in the channel field
             low = max(above - target, 0)
             if mask >> low:
-                channel ^= (address >> shift + low & mask >> low) << target + low - above
-        return channel
+                parts.append((shift + low, mask >> low, target + low - above))
+        return np.array(parts, dtype=np.int64).reshape(-1, 3)
+
+    def channel_of(self, address: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Channel of byte addresses that lie within the capacity."""
+        return _apply(self.channel_slices, address)
 
     def decode(
         self, address: ArrayLike

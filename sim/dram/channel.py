@@ -384,3 +384,52 @@ def renew_ages(channel: k.Channel) -> None:
     pool[waiting, k.AGE] = np.arange(len(waiting))
     r[k.R_AGE] = len(waiting)
     k.switch_mode(r[k.R_MODE], r, bank, channel.key, channel.offers, pool, len(bank))
+
+
+def skip_idle(channel: k.Channel, kernel: Callable[..., Any], until: int) -> None:
+    """Pass over refreshes of a channel that waits for a request arriving at ``until``.
+
+    Refreshes come round after some intervals. If one round leaves the channel as it was, with
+    every tick that still matters moved on by the round's length, so do the rounds after it: as
+    many as end before ``until`` are added at once. Else one round has been simulated.
+    """
+    r = channel.r
+    rounds = int(r[k.C_REFRESH_ROUNDS])
+    period = rounds * int(r[k.C_REFRESH_INTERVAL])
+    if period % 2:  # a tick and the next are not alike where the clock is half as fast
+        rounds, period = 2 * rounds, 2 * period
+    start = int(r[k.R_NOW])
+    if start + period >= until:
+        return
+    before, counts, nothing = _idle_state(channel), channel.command_count.copy(), k.empty_log(0, 7)
+    r[k.R_IDLE] = rounds + 1
+    kernel(
+        channel, np.zeros(1, np.int64), np.zeros(1, np.uint8), np.array([until]), 1, False, nothing, nothing
+    )
+    after = _idle_state(channel)
+    if r[k.R_NOW] != start + period or r[k.R_PENDING]:
+        return
+    if not all(np.array_equal(then, now) for then, now in zip(before, after, strict=True)):
+        return
+    times, now = (until - start - period) // period, int(r[k.R_NOW])
+    for ticks in (channel.ready, channel.last_issue, channel.window_ring[..., :-1]):
+        ticks[ticks > now - MAX_GAP] += times * period
+    r[_TICKS] += times * period
+    channel.command_count[:] += times * (channel.command_count - counts)
+
+
+_TICKS = [k.R_NOW, k.R_NEXT_REFRESH, k.R_BUS_FREE, k.R_COLUMN_FREE, k.R_ACT2_DEADLINE, k.R_SYNC_EXPIRY]
+
+
+def _idle_state(channel: k.Channel) -> list[Table]:
+    """What an idle channel's future depends on: ticks from now, those past all rules alike."""
+    now = channel.r[k.R_NOW]
+    registers = channel.r.copy()
+    registers[[*_TICKS, k.R_IDLE, k.R_WATCH, k.R_PENDING_HEAD]] = 0
+    ticks = (
+        channel.ready, channel.last_issue, channel.window_ring[..., :-1], channel.r[_TICKS]
+    )  # fmt: skip
+    same = (
+        channel.window_ring[..., -1], channel.bank, channel.key, channel.offers, channel.pool, channel.node
+    )  # fmt: skip
+    return [*((t - now).clip(min=-MAX_GAP) for t in ticks), *(array.copy() for array in same), registers]

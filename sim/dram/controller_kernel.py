@@ -61,10 +61,11 @@ ROW, COLUMN, BANK, KIND, AGE, ARRIVE, ID, COUNTED, NEXT, PREVIOUS, ADDRESS, REQU
     R_NOW, R_MODE, R_MODE_STALE, R_READS, R_WRITES, R_ACTIVE, R_FREE, R_AGE, R_NEXT_REFRESH,
     R_REFRESH_ROUND, R_PENDING_HEAD, R_PENDING, R_BUS_FREE, R_COLUMN_FREE, R_ACT2_SLOT,
     R_ACT2_DEADLINE, R_SYNC_SLOT, R_SYNC_EXPIRY, R_NEXT_ID, R_WATCH, R_LATENCY_HEAD, R_LOG, R_COMPLETED,
+    R_IDLE,
     S_READS, S_WRITES, S_FORWARDED, S_COALESCED, S_HITS, S_MISSES, S_CONFLICTS, S_READS_SERVED,
     S_WRITES_SERVED, S_LATENCY, S_LAST_ACCEPT, S_LAST_READ, S_LAST_WRITE, S_LAST_FORWARD, S_MAX_LATENCY,
     S_DEPARTED_LATENCY, SCALARS,
-) = range(73)  # fmt: skip
+) = range(74)  # fmt: skip
 PAGE_OPEN, PAGE_CLOSED, PAGE_TIMEOUT = 0, 1, 2
 
 # kind[k]: the six kinds of command, their rules and bus
@@ -84,7 +85,7 @@ SOURCE = zlib.crc32(
 """Captured by the kernels: Numba's cache looks at the source of a kernel, not of what it calls."""
 
 # why a kernel returned
-MORE_REQUESTS, DRAINED, LOG_FULL, STUCK = 0, 1, 2, 3
+MORE_REQUESTS, DRAINED, LOG_FULL, STUCK, IDLE = range(5)
 LOG_MARGIN = 4
 
 Channel = namedtuple(
@@ -689,6 +690,15 @@ def issue_refresh_step(ch, t, n_banks, log):
             sort_out(ch.bank, ch.pool, b)
             offer(r, ch.bank, ch.key, ch.offers, ch.pool, b, n_banks)
     return command
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def idle_too_long(r):
+    """A refresh is about to fall due in an idle channel, the last of the number in `R_IDLE`."""
+    if r[R_READS] or r[R_WRITES] or r[R_ACTIVE] or r[R_ACT2_SLOT] >= 0:
+        return False
+    r[R_IDLE] -= 1
+    return r[R_IDLE] <= 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -11,11 +11,11 @@ from numba import njit
 # isort: off
 from neardata.sim.dram.controller_kernel import (
     ACT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT, DRAINED,
-    INF, K_BUS_CYCLES, KEY_MASK, KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE,
+    IDLE, INF, K_BUS_CYCLES, KEY_MASK, KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE,
     R_ACTIVE, R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING,
     R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
-    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
+    idle_too_long, issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least,
+    least_active, must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
 )  # fmt: skip
 # isort: on
 
@@ -93,6 +93,9 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
 
             # 2. refresh falls due
             if now == r[R_NEXT_REFRESH]:
+                if i < n and idle_too_long(r):
+                    status = IDLE
+                    break
                 due_refresh(ch)
             next_tick = r[R_NEXT_REFRESH]
             if i < n:

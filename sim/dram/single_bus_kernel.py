@@ -11,13 +11,13 @@ from numba import njit
 # isort: off
 from neardata.sim.dram.controller_kernel import (
     ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, B_OTHER, BANK, BANK_MASK, C_ACT2, C_COMPLETIONS, C_LOG, C_PAGE,
-    C_READ_QUEUE, C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND,
+    C_READ_QUEUE, C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, IDLE, INF, K_BUS_CYCLES, KEY_MASK, KIND,
     KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT,
     R_ACTIVE, R_BUS_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS,
     R_SYNC_EXPIRY, R_SYNC_SLOT, R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle,
-    due_refresh, idle_bank, issue_activate, issue_column, issue_other, issue_precharge, issue_refresh_step,
-    last_accepted, least, least_active, must_wait, new_mode, offer, only_one, pending_refresh, ready_of,
-    run_of_hits, sort_out, switch_mode, watch_from,
+    due_refresh, idle_bank, idle_too_long, issue_activate, issue_column, issue_other, issue_precharge,
+    issue_refresh_step, last_accepted, least, least_active, must_wait, new_mode, offer, only_one,
+    pending_refresh, ready_of, run_of_hits, sort_out, switch_mode, watch_from,
 )  # fmt: skip
 # isort: on
 
@@ -91,6 +91,9 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
 
             # 2. refresh falls due
             if now == r[R_NEXT_REFRESH]:
+                if i < n and idle_too_long(r):
+                    status = IDLE
+                    break
                 due_refresh(ch)
                 stale = True
             next_tick = r[R_NEXT_REFRESH]
