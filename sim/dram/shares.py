@@ -20,9 +20,6 @@ BLOCK = 1 << 15
 LAST_ARRIVAL = (1 << 60) - 1
 """Ticks beyond leave no room for what follows."""
 
-FLAGS = ("C", "A", "W")
-"""Arrays that the kernels are compiled for."""
-
 Ints = NDArray[np.int64]
 NONE = np.zeros(0, dtype=np.int64)
 
@@ -61,9 +58,9 @@ class Dealer:
         Raises:
             InputError: an address beyond the capacity, an arrival too far in the future.
         """
-        address = np.require(piece.address, np.int64, FLAGS)
+        address = _plain(piece.address)
         is_write = np.ascontiguousarray(piece.is_write, dtype=bool).astype(np.uint8)
-        arrival = NONE if piece.arrival is None else np.require(piece.arrival, np.int64, FLAGS)
+        arrival = NONE if piece.arrival is None else _plain(piece.arrival)
         if len(arrival) and arrival.max() > LAST_ARRIVAL:
             late = int(np.argmax(arrival > LAST_ARRIVAL))
             which, when = self.taken + late + 1, arrival[late]
@@ -110,6 +107,11 @@ class Dealer:
         if least < 0 or greatest >= capacity:
             worst = least if least < 0 else greatest
             raise InputError(f"address {worst:#x} is beyond the {capacity:#x} bytes of memory")
+
+
+def _plain(numbers: Ints) -> Ints:
+    """As an array of the one kind that kernels are compiled for."""
+    return np.require(numbers, np.int64, ["C", "A", "W"])
 
 
 @dataclass(frozen=True)
