@@ -17,6 +17,7 @@ below the channel. The burst offset lies below the last field and is not written
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -131,6 +132,7 @@ def mapping_names() -> list[str]:
     return list(_NAMED)
 
 
+@functools.lru_cache(maxsize=256)
 def load_mapping(device: Device, mapping: str = "RoBaRaCoCh", channels: int = 1) -> AddressMapping:
     """The mapping of a memory of ``channels`` such devices.
 
@@ -312,7 +314,9 @@ def _slices(matrix: list[int]) -> NDArray[np.int64]:
     for distance, sources_on_it in sorted(diagonals.items()):
         lowest = min(sources_on_it)
         slices.append((lowest, sum(1 << source - lowest for source in sources_on_it), lowest - distance))
-    return np.array(slices, dtype=np.int64).reshape(-1, 3)
+    table = np.array(slices, dtype=np.int64).reshape(-1, 3)
+    table.setflags(write=False)  # a mapping is shared by all who load it
+    return table
 
 
 def _inverse(matrix: list[int]) -> list[int] | None:

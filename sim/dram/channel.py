@@ -303,21 +303,26 @@ def new_channel(
     bank[:banks, k.B_NODE] = device.node_of(device.refresh_at)
     refresh_nodes = int(device.node_of(device.refresh_at).max()) + 1
 
-    def full(shape: int | tuple[int, ...], value: int = 0) -> Table:
-        return np.full(shape, value, dtype=np.int64)
+    def full(size: int, value: int) -> Table:
+        return np.full(size, value, dtype=np.int64)
 
     return _apart(k.Channel(
-        r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF),
-        offers=full(4 * -(-n_banks // 64)), pool=pool, kind=tables.kind, gap=tables.gap,
+        r=r, last=r.copy(), bank=bank, ready=_zeros(4 * n_banks), key=full(4 * n_banks, k.INF),
+        offers=_zeros(4 * -(-n_banks // 64)), pool=pool, kind=tables.kind, gap=tables.gap,
         window=tables.window, window_node=tables.window_node, window_ring=tables.window_ring,
         window_gap=tables.window_gap,
         last_issue=full(len(device.commands) * int(tables.units.max()), k.NEVER),
-        book=full(k.BOOK), slices=fields.ravel(), pair_offset=tables.pair_offset, pair_gap=tables.pair_gap,
+        book=_zeros(k.BOOK), slices=fields.ravel(), pair_offset=tables.pair_offset, pair_gap=tables.pair_gap,
         units=tables.units, unit_of=tables.unit_of, bus_cycles=tables.bus_cycles,
-        refresh_units=plan.rounds.ravel() if plan else full(1),
-        cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=full(4096),
-        node=full((refresh_nodes, 4)), command_count=full(len(device.commands)),
+        refresh_units=plan.rounds.ravel() if plan else _zeros(1),
+        cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=_zeros(4096),
+        node=_zeros(refresh_nodes, 4), command_count=_zeros(len(device.commands)),
     ))  # fmt: skip
+
+
+def _zeros(*shape: int) -> Table:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.int64(0), shape)
 
 
 def _apart(channel: k.Channel) -> k.Channel:
@@ -333,7 +338,8 @@ def _apart(channel: k.Channel) -> k.Channel:
     copies = []
     for array, size in zip(channel, room, strict=True):
         copies.append(raw[at : at + array.size].reshape(array.shape))
-        copies[-1][...] = array
+        if any(array.strides):  # else zeros, as the memory already is: most of it is never touched
+            copies[-1][...] = array
         at += size
     return k.Channel(*copies)
 

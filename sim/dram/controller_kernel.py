@@ -39,6 +39,8 @@ AGE_LIMIT = 1 << 27
 
 # kinds of command a request needs; +4: with auto-precharge
 RD, WR, ACT, PRE = 0, 1, 2, 3
+# bits of kinds
+COLUMN_COMMANDS, ACTIVATES, PRECHARGES, ALL_COMMANDS = 3, 4, 8, 15
 CLOSED, ACTIVATING = -1, -2
 
 # pool[slot]: a request
@@ -195,16 +197,41 @@ def put(key, offers, kind, b, k, n_banks):
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
-def least(ready, key, offers, kind, base, odd, n_banks):
-    """Least candidate key of a kind, its wait counted from ``base``; ``odd``: on odd ticks only."""
+def one_key(ready, key, at, base, odd):
+    return (((max(ready[at] - base, 0) + odd) & ~odd) << WAIT_SHIFT) + key[at]
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def least(ready, key, offers, kinds, base, odd, n_banks):
+    """Least candidate key, its wait counted from ``base``; ``odd``: on odd ticks only.
+
+    ``kinds``: the kinds looked at, bit by bit.
+    """
+    rd, wr, act, pre = kinds & 1, kinds & 2, kinds & 4, kinds & 8
     if n_banks <= 64:
-        mask = offers[kind]
-        if mask & (mask - 1) == 0:  # one bank, or none
-            if mask == 0:
-                return INF
-            at = kind * n_banks + trailing_zeros(mask)
-            return (((max(ready[at] - base, 0) + odd) & ~odd) << WAIT_SHIFT) + key[at]
-    return least_key(ready, key, kind * n_banks, base, odd, WAIT_SHIFT, n_banks)
+        if rd:
+            rd = offers[RD]
+        if wr:
+            wr = offers[WR]
+        if act:
+            act = offers[ACT]
+        if pre:
+            pre = offers[PRE]
+        banks = rd | wr | act | pre
+        if banks & (banks - 1) == 0:  # one bank, or none
+            best = INF
+            if banks:
+                b = trailing_zeros(banks)
+                if rd:
+                    best = min(best, one_key(ready, key, b, base, odd))
+                if wr:
+                    best = min(best, one_key(ready, key, WR * n_banks + b, base, odd))
+                if act:
+                    best = min(best, one_key(ready, key, ACT * n_banks + b, base, odd))
+                if pre:
+                    best = min(best, one_key(ready, key, PRE * n_banks + b, base, odd))
+            return best
+    return least_key(ready, key, rd, wr, act, pre, base, odd, WAIT_SHIFT, n_banks)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)

@@ -302,7 +302,9 @@ def _report(
         until = np.where(node[:, 0] > 0, end + 1, node[:, 3].clip(max=end + 1))
         open_cycles += int((node[:, 2] + (until - node[:, 1]).clip(0)).sum())
     counts = sum(part.state.command_count for part in parts)
-    histogram = sum(part.state.book[k.F_HISTOGRAM :] for part in parts)
+    histogram = parts[0].state.book[k.F_HISTOGRAM :]
+    for part in parts[1:]:
+        histogram += part.state.book[k.F_HISTOGRAM :]
     served = int(last[:, k.S_READS_SERVED].sum())
     accepted = int(last[:, k.S_LAST_ACCEPT].max())
     losses = [part.losses.finish(end) for part in parts if part.losses is not None]
