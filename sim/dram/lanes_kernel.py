@@ -40,8 +40,8 @@ def _max(builder: Any, a: Any, b: Any) -> Any:
 def _raised(builder: Any, old: Any, value: Any) -> Any:
     """The greater of both and 0.
 
-    The 0 changes nothing but what LLVM makes of it: the greater of a vector in memory and another,
-    stored there, becomes a masked store, which takes an AVX2 processor as long as all the rest.
+    The 0 changes nothing but what LLVM makes of it: a choice between a vector in memory and another,
+    stored there, becomes a masked store, which AVX2 processors run slowly.
     """
     return _max(builder, _max(builder, old, value), _ZERO)
 
@@ -144,17 +144,13 @@ def raise_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-
 
 @intrinsic
 def set_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-def]
-    """``table[at+b] = value``, with a wide store (see `raise_lane`)."""
+    """``table[at+b] = value`` with a wide store (see `raise_lane`); no number of the table is negative."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lanes = _Table(context, builder, signature.args[0], args[0])
         index, mask = _lane(builder, args[1], args[2])
-        value = _splat(builder, args[3])
-        # clamped between value and value in the lane, between the extremes elsewhere: a select
-        # would become a masked store, which stalls the next load like a narrow one
-        raised = _max(builder, lanes.load(index), builder.select(mask, value, _LEAST))
-        high = builder.select(mask, value, _MOST)
-        lanes.store(index, _call(builder, "llvm.smin.v8i64", _VECTOR, raised, high))
+        value = builder.select(mask, _splat(builder, args[3]), lanes.load(index))
+        lanes.store(index, _max(builder, value, _ZERO))  # with 0: see `_raised`
         return context.get_dummy_value()
 
     return types.void(table, *(types.int64,) * 3), codegen
