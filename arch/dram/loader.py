@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from neardata.arch.config_file import ConfigFile, first_problem
+from neardata.arch.dram.consistency import MOST, contradictions
 from neardata.arch.dram.device import Device, TimingRule
 from neardata.arch.dram.expression import evaluate, names_in
 from neardata.arch.dram.standard import Command, Preset, Role, Rule, Standard, parse_rule
@@ -20,6 +22,7 @@ from neardata.arch.errors import InputError, nearest
 
 DATA = Path(__file__).parent / "data"
 MAX_BANKS = 1024
+MAX_BYTES = 1 << 50
 
 _SAID_ONCE = ("prefetch", "command_bus", "data_bus_at", "refresh_at", "read_latency", "write_latency")
 """What a standard must say, itself or in the standard it extends."""
@@ -44,7 +47,11 @@ def device_names() -> list[str]:
 
 
 def load_device(
-    name: str, overrides: Mapping[str, int] | None = None, *, corrected: bool = True
+    name: str,
+    overrides: Mapping[str, float] | None = None,
+    *,
+    corrected: bool = True,
+    consistent: bool = True,
 ) -> Device:
     """A device by preset name, or ``FILE.yaml[:PRESET]`` for a file of one's own.
 
@@ -54,10 +61,12 @@ def load_device(
         overrides: ``{"timing.nFAW": 20, "organisation.rank": 2}``.
         corrected: with the rules under ``corrections``, which the peer simulator that a table
             was read from lacks; without them its runs are reproduced.
+        consistent: refuse timings that contradict each other (a wrong device may be wanted to
+            see whether a check notices).
 
     Raises:
-        InputError: unknown name or key, missing timing, impossible organisation, with
-            file, line and key.
+        InputError: unknown name or key, missing timing, impossible organisation, values that
+            contradict each other, with file, line and key.
 
     >>> load_device("ddr4-2400r").peak_gb_per_s
     19.207...
@@ -69,7 +78,7 @@ def load_device(
         shipped = _shipped_presets()
         if name not in shipped:
             raise InputError(f"unknown device '{name}'{nearest(name, shipped)}")
-        return _resolve(shipped[name], name, overrides or {}, corrected)
+        return _resolve(shipped[name], name, overrides or {}, corrected, consistent)
     path = Path(f"{stem}.yaml" if colon else name)
     file, standard = _standard(path)
     presets = list(standard.presets)
@@ -80,7 +89,7 @@ def load_device(
     preset = chosen if colon else presets[0]
     if preset not in presets:
         raise file.error(f"no preset '{preset}'{nearest(preset, presets)}", "presets")
-    return _resolve(path, preset, overrides or {}, corrected)
+    return _resolve(path, preset, overrides or {}, corrected, consistent)
 
 
 def _shipped_files() -> list[Path]:
@@ -237,7 +246,7 @@ class _Chosen:
     file: ConfigFile
     name: str
     preset: Preset
-    overrides: Mapping[str, int]
+    overrides: Mapping[str, float]
 
     def error(self, message: str, *keys: str) -> InputError:
         key = _override_key(keys)
@@ -251,7 +260,7 @@ def _override_key(keys: tuple[str | int, ...]) -> str:
 
 
 def _choose(
-    file: ConfigFile, preset: Preset, name: str, levels: tuple[str, ...], overrides: Mapping[str, int]
+    file: ConfigFile, preset: Preset, name: str, levels: tuple[str, ...], overrides: Mapping[str, float]
 ) -> _Chosen:
     """The preset with ``overrides`` laid over it."""
     if not overrides:
@@ -293,7 +302,7 @@ def _check_organisation(chosen: _Chosen, table: _Table, levels: tuple[str, ...])
         if level not in organisation.levels:
             raise chosen.error("missing", "organisation", "levels", level)
     counts = (1, *(organisation.levels[level] for level in levels[1:]))
-    n_banks = int(np.prod(counts))
+    n_banks = math.prod(counts)
     if n_banks > MAX_BANKS:
         raise chosen.error(
             f"{n_banks} banks a channel; at most {MAX_BANKS}",
@@ -308,6 +317,12 @@ def _check_organisation(chosen: _Chosen, table: _Table, levels: tuple[str, ...])
         )
     if organisation.width * prefetch < 8:
         raise chosen.error("a burst is less than a byte", "organisation", "width")
+    n_bytes = math.prod(counts) * organisation.row * organisation.column * organisation.width // 8
+    if n_bytes > MAX_BYTES:
+        sizes = {key: getattr(organisation, key) for key in ("row", "column", "width")}
+        raise chosen.error(
+            f"{n_bytes:,} bytes a channel; at most {MAX_BYTES:,}", "organisation", _largest(sizes)
+        )
     if organisation.density_Mb is not None:
         # a device lies below the ranks, and in full below each data bus
         device_at = max(
@@ -353,6 +368,8 @@ def _check_timing(chosen: _Chosen, table: _Table) -> None:
             raise chosen.error(f"no constraint uses it{nearest(name, used | _TIMINGS)}", "timing", name)
         if value < 0:
             raise chosen.error(f"must not be negative, got {value}", "timing", name)
+        if value > MOST:
+            raise chosen.error(f"must be at most {MOST}, got {value}", "timing", name)
     for name in sorted(needed - set(timing)):
         raise chosen.error("missing", "timing", name)
     for name in ("tCK_ps", burst):
@@ -363,6 +380,12 @@ def _check_timing(chosen: _Chosen, table: _Table) -> None:
             evaluate(expression, timing)
         except ValueError as error:
             raise file.error(str(error), *keys) from None
+
+
+def _check_consistency(chosen: _Chosen, table: _Table) -> None:
+    for found in contradictions(chosen.preset.timing, table.values["prefetch"]):
+        name = next((n for n in found.names if f"timing.{n}" in chosen.overrides), found.names[0])
+        raise chosen.error(found.message if name == found.names[0] else found.otherwise, "timing", name)
 
 
 def _check_refresh(chosen: _Chosen, device: Device) -> None:
@@ -393,7 +416,9 @@ def _check_refresh(chosen: _Chosen, device: Device) -> None:
                 )
 
 
-def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: bool) -> Device:
+def _resolve(
+    path: Path, name: str, overrides: Mapping[str, float], corrected: bool, consistent: bool
+) -> Device:
     file, standard = _standard(path)
     table = _merge(path, corrected)
     levels = _check_levels(table)
@@ -403,6 +428,8 @@ def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: boo
     chosen = _choose(file, standard.presets[name], name, levels, overrides)
     counts = _check_organisation(chosen, table, levels)
     _check_timing(chosen, table)
+    if consistent:
+        _check_consistency(chosen, table)
 
     ticks: int = table.values.get("ticks_per_clock", 1)
     cycles = []

@@ -369,7 +369,7 @@ def test_a_program_reports_its_cycles_and_commands(capsys):
     assert report["cycles"] == report["busy_cycles"] + sum(report["lost_cycles"].values())
     plain = json.loads(neardata(capsys, *arguments, "--no-jump", "--no-fold")[1])
     assert plain["cycles"] == report["cycles"] and plain["jumped_periods"] == 0
-    slower = json.loads(neardata(capsys, *arguments, "--set", "timing.nRP=60")[1])
+    slower = json.loads(neardata(capsys, *arguments, "--set", "timing.nRP=60", "--set", "timing.nRC=114")[1])
     assert slower["cycles"] > report["cycles"]
     idle = json.loads(neardata(capsys, *arguments, "--refresh", "none")[1])
     assert idle["refreshes"] == 0 < report["refreshes"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neardata.arch.dram import device_names, load_device
+from neardata.arch.dram.consistency import contradictions
 from neardata.arch.dram.loader import DATA
 from neardata.arch.errors import InputError
 
@@ -202,6 +203,15 @@ DDR4_CASES = {
     "no clock": (
         "tCK_ps: 833", "tCK_ps: 0", "tCK_ps: 0",
         "presets.ddr4-2400r.timing.tCK_ps: must be positive",
+    ),
+    "row cycle shorter than its parts": (
+        "nRC: 55", "nRC: 53", "nRC: 53",
+        "presets.ddr4-2400r.timing.nRC: must be at least nRAS + nRP - 1 = 54, got 53",
+    ),
+    "burst of another length": (
+        "nBL: 4", "nBL: 2", "nBL: 2",
+        "presets.ddr4-2400r.timing.nBL: must be 4, got 2: rate 2400 MT/s and tCK_ps 833 make 1.999 transfers"
+        " a clock, a burst is 8 transfers",
     ),
     "refresh without end": (
         "nRFC: 433", "nRFC: 9310", "nREFI: 9364",
@@ -416,6 +426,32 @@ def test_names_of_shipped_devices_are_unique() -> None:
             {"organisation.density_Mb": 4096},
             "organisation.density_Mb: the counts make 8192 Mb a device, not 4096",
         ),
+        ({"timing.nRC": 53}, "timing.nRC: must be at least nRAS + nRP - 1 = 54, got 53"),
+        (
+            {"timing.nRAS": 60},
+            "timing.nRAS: makes nRAS + nRP - 1 = 75, but nRC is 55 and must be at least that",
+        ),
+        ({"timing.nFAW": 3}, "timing.nFAW: must be at least nRRDS = 4, got 3"),
+        ({"timing.nRRDL": 3}, "timing.nRRDL: must be at least nRRDS = 4, got 3"),
+        ({"timing.nCCDS": 3}, "timing.nCCDS: must be at least nBL = 4, got 3"),
+        ({"timing.nCCDL": 3}, "timing.nCCDL: must be at least nCCDS = 4, got 3"),
+        ({"timing.nRFC": 20}, "timing.nRFC: must be at least nRC = 55, got 20"),
+        ({"timing.nRCD": 40}, "timing.nRCD: makes nRCD = 40, but nRAS is 39 and must be at least that"),
+        ({"timing.nBL": 8}, "timing.nBL: must be 4, got 8: rate 2400 MT/s and tCK_ps 833 make 1.999"),
+        (
+            {"timing.tCK_ps": 1666},
+            "timing.tCK_ps: rate 2400 MT/s and tCK_ps 1666 make 3.998 transfers a clock, so nBL must be 2,"
+            " not 4; set them together",
+        ),
+        (
+            {"timing.rate": 3000},
+            "timing.rate: rate 3000 MT/s and tCK_ps 833 make 2.499 transfers a clock, which must be a whole",
+        ),
+        ({"timing.nRFC": 1 << 31}, "timing.nRFC: must be at most 1073741824, got 2147483648"),
+        (
+            {"organisation.row": 1 << 70},
+            "organisation.row: 154,742,504,910,672,534,362,390,528 bytes a channel; at most 1,125,899,906,842,624",
+        ),
         (
             {"timing.nREFI": 400},
             "timing.nREFI: 400 leaves no time for an activate between refreshes, which take 488",
@@ -427,6 +463,26 @@ def test_override_that_cannot_be(overrides: dict[str, int], expected: str) -> No
         load_device("ddr4-2400r", overrides)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{"timing.nFAW": 0}, {"timing.nFAW": 10}, {"timing.nRC": 54}])
+def test_values_that_sweeps_may_want_are_no_contradiction(changed: dict[str, int]) -> None:
+    assert load_device("ddr4-2400r", changed).timing != load_device("ddr4-2400r").timing
+
+
+def test_values_that_are_changed_together_do_not_contradict() -> None:
+    slow = load_device("ddr4-2400r", {"timing.tCK_ps": 1666, "timing.rate": 1200})
+    assert slow.peak_gb_per_s == pytest.approx(load_device("ddr4-2400r").peak_gb_per_s / 2)
+
+
+def test_a_wrong_device_can_be_had_on_purpose() -> None:
+    assert load_device("ddr4-2400r", {"timing.nRC": 40}, consistent=False).timing["nRC"] == 40
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_is_consistent(name: str) -> None:
+    device = load_device(name)
+    assert not list(contradictions(device.timing, device.prefetch))
 
 
 def test_counts_may_be_overridden_where_the_file_states_a_density() -> None:

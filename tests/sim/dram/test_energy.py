@@ -63,7 +63,7 @@ def test_activations_at_the_row_cycle_draw_idd0(ddr4):
 
 def test_time_counts_in_nanoseconds_not_cycles(ddr4):
     """The same cycles at half the clock take twice the energy (DRAMsim3 forgets tCK)."""
-    slow = load_device("ddr4-2400r", {"timing.tCK_ps": 1666})
+    slow = load_device("ddr4-2400r", {"timing.tCK_ps": 1666, "timing.rate": 1200})
     counts = {"ACT": 10, "RD": 100, "WR": 50, "REFab": 1}
     fast = energy(ddr4, counts, 3000, 9364, 1)
     assert energy(slow, counts, 3000, 9364, 1).total_pj == pytest.approx(2 * fast.total_pj)
