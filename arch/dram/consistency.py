@@ -79,7 +79,8 @@ def contradictions(timing: Mapping[str, int], prefetch: int) -> Iterator[Contrad
             yield Contradiction(
                 (name, *others),
                 f"must be at least {_equation(expression, least)}, got {timing[name]}",
-                f"makes {_equation(expression, least)}, but {name} is {timing[name]} and must be at least that",
+                f"makes {_equation(expression, least)}, but {name} is {timing[name]} and must be at least"
+                " that",
             )
 
 

@@ -106,7 +106,9 @@ def refresh_plan(device: Device, mode: str) -> RefreshPlan | None:
         raise InputError("must be positive", key=f"timing.{interval}")
     command = device.roles[role]
     node = device.node_of(device.refresh_at)
-    units = [np.unique(device.unit_of[command][node == n]) for n in range(node.max() + 1)]
+    units = [
+        np.unique(device.unit_of[command][node == n]) for n in range(node.max() + 1)
+    ]
     return RefreshPlan(
         device.ticks(interval), np.stack(units, axis=1).astype(np.int64), command, device.roles[precharge]
     )
