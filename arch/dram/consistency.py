@@ -1,4 +1,4 @@
-"""What the timings of one device say about each other: values that cannot all be true.
+"""What the values of one device say about each other: timings, or currents, that cannot all be true.
 
 A rule here holds for every device that JEDEC's names describe. Left out is what real tables break:
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from neardata.arch.dram.expression import evaluate, names_in
+from neardata.arch.dram.standard import IddEnergy
 
 MOST = 1 << 30
 """Largest value of a timing."""
@@ -49,7 +50,7 @@ _CLOCK_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Timings that cannot go together."""
+    """Values that cannot go together."""
 
     names: tuple[str, ...]
     """All that take part, the one to blame first."""
@@ -82,6 +83,28 @@ def contradictions(timing: Mapping[str, int], prefetch: int) -> Iterator[Contrad
                 f"makes {_equation(expression, least)}, but {name} is {timing[name]} and must be at least"
                 " that",
             )
+
+
+def energy_contradictions(energy: IddEnergy) -> Iterator[Contradiction]:
+    """Currents below the standby that they include: energies would be negative.
+
+    >>> from neardata.arch.dram import load_device
+    >>> list(energy_contradictions(load_device("ddr4-2400r").preset.energy))
+    []
+    """
+    for standby, names in (
+        ("IDD2N", ("IDD0", "IDD3N", "IDD5B")),
+        ("IDD3N", ("IDD4R", "IDD4W")),
+        ("IPP3N", ("IPP0",)),
+    ):
+        floor = getattr(energy, standby)
+        for name in names:
+            if (current := getattr(energy, name)) < floor:
+                yield Contradiction(
+                    (name, standby),
+                    f"{current:g} mA is below the standby {standby} {floor:g} mA",
+                    f"{floor:g} mA of standby is above {name} {current:g} mA",
+                )
 
 
 def _equation(expression: str, value: int) -> str:

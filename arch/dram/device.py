@@ -68,6 +68,8 @@ class Device:
     """Ticks from a read command to the end of its burst."""
     write_latency: int
     modes: tuple[str, ...]
+    limits: tuple[str, ...]
+    """What the standard says and the table does not."""
     preset: Preset = field(repr=False)
     coordinates: NDArray[np.int64] = field(repr=False)
     """(banks, levels): id of each bank's node within its parent."""

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from neardata.arch.config_file import ConfigFile, first_problem
-from neardata.arch.dram.consistency import MOST, contradictions
+from neardata.arch.dram.consistency import MOST, contradictions, energy_contradictions
 from neardata.arch.dram.device import Device, TimingRule
 from neardata.arch.dram.expression import evaluate, names_in
-from neardata.arch.dram.standard import Command, Preset, Role, Rule, Standard, parse_rule
+from neardata.arch.dram.standard import Command, IddEnergy, Preset, Role, Rule, Standard, parse_rule
 from neardata.arch.errors import InputError, nearest
 
 DATA = Path(__file__).parent / "data"
@@ -58,7 +58,7 @@ def load_device(
     Args:
         name: a name of `device_names`, or the path of a YAML file of the same form (its
             only preset, or the one named after the last colon).
-        overrides: ``{"timing.nFAW": 20, "organisation.rank": 2}``.
+        overrides: ``{"timing.nFAW": 20, "organisation.rank": 2, "energy.io_pj_per_bit": 4.5}``.
         corrected: with the rules under ``corrections``, which the peer simulator that a table
             was read from lacks; without them its runs are reproduced.
         consistent: refuse timings that contradict each other (a wrong device may be wanted to
@@ -149,6 +149,7 @@ def _merge(path: Path, corrected: bool, seen: tuple[Path, ...] = ()) -> _Table:
         if key in standard.model_fields_set:
             table.values[key] = getattr(standard, key)
             table.origin[key,] = file
+    table.values["limits"] = (*table.values.get("limits", ()), *standard.limits)
     table.commands.update(standard.commands)
     table.roles.update(standard.roles)
     table.origin.update({("commands", name): file for name in standard.commands})
@@ -273,6 +274,12 @@ def _choose(
             if item not in timing:
                 raise InputError(f"unknown timing of {name}{nearest(item, timing)}", key=key)
             timing[item] = value
+        elif section == "energy":
+            _set_energy(data, name, item, value)
+        elif section == "command_energy_pj":
+            if item not in data[section]:
+                raise InputError(f"unknown on {name}{nearest(item, data[section])}", key=key)
+            data[section][item] = value
         elif section == "organisation" and item in levels[1:]:
             organisation["levels"][item] = value
         elif section == "organisation" and item in organisation and item != "levels":
@@ -280,15 +287,36 @@ def _choose(
         else:
             allowed = [f"timing.{t}" for t in timing]
             allowed += [f"organisation.{o}" for o in (*levels[1:], *organisation) if o != "levels"]
+            allowed += [f"energy.{e}" for e in data["energy"] or () if e not in _ENERGY_NOTES]
             raise InputError(f"cannot be set on {name}{nearest(key, allowed)}", key=key)
     if any(key.startswith("organisation.") for key in overrides):
         # the density is that of the counts in the file
         organisation["density_Mb"] = overrides.get("organisation.density_Mb")
+    changed = [
+        f"{k} = {v}" for k, v in overrides.items() if k.startswith(("energy.", "command_energy_pj."))
+    ]
+    data_kind = data["energy"] and data["energy"]["kind"]
+    if changed and data["energy"]:
+        data["energy"]["source"] += f". Changed: {', '.join(changed)}"
+        data["energy"]["status"] = "assumed"
     try:
         return _Chosen(file, name, Preset.model_validate(data), overrides)
     except ValidationError as error:
         keys, message = first_problem(Preset, error)
-        raise InputError(message, key=_override_key(tuple(keys))) from None
+        keys = [key for key in keys if key != "levels" and not (key == data_kind and keys[0] == "energy")]
+        raise InputError(message, key=".".join(map(str, keys))) from None
+
+
+_ENERGY_NOTES = ("kind", "source", "status")
+
+
+def _set_energy(data: dict[str, Any], name: str, item: str, value: float) -> None:
+    if data["energy"] is None:
+        raise InputError(f"{name} has no energy values", key=f"energy.{item}")
+    known = [key for key in data["energy"] if key not in _ENERGY_NOTES]
+    if item not in known:
+        raise InputError(f"unknown energy value of {name}{nearest(item, known)}", key=f"energy.{item}")
+    data["energy"][item] = value
 
 
 def _check_organisation(chosen: _Chosen, table: _Table, levels: tuple[str, ...]) -> tuple[int, ...]:
@@ -383,9 +411,15 @@ def _check_timing(chosen: _Chosen, table: _Table) -> None:
 
 
 def _check_consistency(chosen: _Chosen, table: _Table) -> None:
-    for found in contradictions(chosen.preset.timing, table.values["prefetch"]):
-        name = next((n for n in found.names if f"timing.{n}" in chosen.overrides), found.names[0])
-        raise chosen.error(found.message if name == found.names[0] else found.otherwise, "timing", name)
+    energy = chosen.preset.energy
+    sections = {
+        "timing": contradictions(chosen.preset.timing, table.values["prefetch"]),
+        "energy": energy_contradictions(energy) if isinstance(energy, IddEnergy) else (),
+    }
+    for section, found_there in sections.items():
+        for found in found_there:
+            name = next((n for n in found.names if f"{section}.{n}" in chosen.overrides), found.names[0])
+            raise chosen.error(found.message if name == found.names[0] else found.otherwise, section, name)
 
 
 def _check_refresh(chosen: _Chosen, device: Device) -> None:
@@ -492,6 +526,7 @@ def _resolve(
         read_latency=read_latency,
         write_latency=write_latency,
         modes=table.values.get("modes", ()),
+        limits=table.values["limits"],
         preset=preset,
         coordinates=coordinates,
         unit_of=tuple(_units(command, levels, counts, coordinates) for command in table.commands.values()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_validator
 
 from neardata.arch.config_file import StrictModel
 from neardata.arch.dram.expression import names_in
@@ -138,28 +138,33 @@ class Organisation(StrictModel):
         return self
 
 
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+
+
 class IddEnergy(StrictModel):
     """Data-sheet currents of one device (JESD79 IDD conditions), in mA, and supply voltages in V."""
 
     kind: Literal["idd"]
     source: str
     status: Literal["data sheet", "assumed"]
-    VDD: float
-    VPP: float = 0.0
-    IDD0: float
-    IDD2N: float
-    IDD3N: float
-    IDD4R: float
-    IDD4W: float
-    IDD5B: float
-    IPP0: float = 0.0
-    IPP3N: float = 0.0
+    VDD: Amount
+    VPP: Amount = 0.0
+    """0: no such supply."""
+    IDD0: Amount
+    IDD2N: Amount
+    IDD3N: Amount
+    IDD4R: Amount
+    IDD4W: Amount
+    IDD5B: Amount
+    IPP0: Amount = 0.0
+    IPP3N: Amount = 0.0
     """Standby current of VPP, rows open or not."""
-    IPP5B: float = 0.0
-    rho: float = Field(default=1.0, ge=0, le=1)
+    IPP5B: Amount | None = None
+    """None: not known; refreshes then count without their share of VPP."""
+    rho: FiniteFloat = Field(default=1.0, ge=0, le=1)
     """Share of IDD3N - IDD2N drawn as soon as a bank is open; the rest comes bank by bank (DRAMPower)."""
-    io_pj_per_bit: float = 0.0
-    """Interface energy per transferred bit, besides the core (termination, drivers)."""
+    io_pj_per_bit: Amount | None = None
+    """Interface energy per transferred bit, besides the core (termination, drivers). None: not known."""
 
 
 class PerBitEnergy(StrictModel):
@@ -168,16 +173,17 @@ class PerBitEnergy(StrictModel):
     kind: Literal["per_bit"]
     source: str
     status: Literal["literature", "assumed"]
-    activate_pj: float
+    activate_pj: Amount
     """One ACT and its PRE, of the row of one bank (all devices in step)."""
-    read_pj_per_bit: float
-    write_pj_per_bit: float
-    io_pj_per_bit: float
-    refresh_pj_per_bank: float
+    read_pj_per_bit: Amount
+    write_pj_per_bit: Amount
+    io_pj_per_bit: Amount
+    """0: the energies of reads and writes include it."""
+    refresh_pj_per_bank: Amount
     """Refreshing one bank once (one REFpb; an all-bank refresh is this times its banks)."""
-    background_mw: float
+    background_mw: Amount
     """Standby power of one channel (0: not known, and not counted)."""
-    background_open_mw: float | None = None
+    background_open_mw: Amount | None = None
     """The same while a bank is open, where known apart."""
 
 
@@ -190,7 +196,7 @@ class Preset(StrictModel):
     """Clock cycles, but for ``tCK_ps`` (picoseconds) and ``rate`` (MT/s). A refresh interval
     of 0: never refreshed."""
     energy: Annotated[IddEnergy | PerBitEnergy, Field(discriminator="kind")] | None = None
-    command_energy_pj: dict[str, float] = Field(default_factory=dict)
+    command_energy_pj: dict[str, Amount] = Field(default_factory=dict)
     """Energy of one issue of a command, per bank it acts on, where not derived from ``energy`` (PIM)."""
 
 
@@ -224,4 +230,6 @@ class Standard(StrictModel):
     constraints: dict[str, list[RuleLine]] = Field(default_factory=dict)
     corrections: dict[str, list[RuleLine]] = Field(default_factory=dict)
     """Further constraints, which the peer simulator that the table was read from lacks."""
+    limits: tuple[str, ...] = ()
+    """What the standard says and the table does not."""
     presets: dict[str, Preset] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.dram import Device, TimingRule
+from neardata.arch.dram import TimingRule
 from neardata.sim.dram.command_log import CommandLog
 
 Ints = NDArray[np.int64]

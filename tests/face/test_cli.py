@@ -223,7 +223,7 @@ BAD = {
     "pattern": (["dram", "run", "-p", "rnd"], "unknown pattern 'rnd'; did you mean random"),
     "timing": (["dram", "run", "--set", "timing.nFAX=3"], "timing.nFAX: unknown timing of ddr4-2400r"),
     "not key=value": (["dram", "run", "--set", "timing.nFAW"], "expected key=value"),
-    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation. or"),
+    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation., energy."),
     "not an integer": (["dram", "run", "--set", "timing.nFAW=x"], "timing.nFAW: must be an integer, got 'x'"),
     "contradiction": (
         ["dram", "run", "--set", "timing.nFAW=20", "--set", "timing.nFAW=30"],
@@ -258,6 +258,32 @@ BAD = {
         "expected START:END in cycles",
     ),
     "window alone": (["dram", "run", "--timeline-window", "1:2"], "--timeline-window needs --timeline"),
+    "device without auto-precharge that patterns do not fit": (
+        ["dram", "run", "-d", "hbm-pim"],
+        "controller.page: closed, but hbm-pim has no read_autoprecharge command; take open or timeout; and"
+        " patterns cover 536,870,912 bytes, the memory has 268,435,456; take --channels 2 or a --trace",
+    ),
+    "curve of a device without auto-precharge": (
+        ["dram", "curve", "-d", "attacc-hbm3"],
+        "controller.page: closed, but attacc-hbm3 has no read_autoprecharge command; take open or timeout",
+    ),
+    "one plot twice": (
+        ["dram", "curve", "--plot", "a.png", "--why-plot", "a.png"],
+        "a.png: two outputs have the same name",
+    ),
+    "timings that contradict": (
+        ["dram", "run", "--set", "timing.nRC=40"],
+        "timing.nRC: must be at least nRAS + nRP - 1 = 54, got 40",
+    ),
+    "energy that is no number": (
+        ["dram", "run", "--set", "energy.IDD0=x"],
+        "energy.IDD0: must be a number, got 'x'",
+    ),
+    "negative energy": (["show", "ddr4-2400r", "--set", "energy.IDD0=-1"], "energy.IDD0: must be greater"),
+    "energy of another kind": (
+        ["dram", "run", "--set", "energy.background_mw=1"],
+        "energy.background_mw: unknown energy value of ddr4-2400r; known: IDD0",
+    ),
     "show": (["show", "ddr9"], "unknown device 'ddr9'"),
     "program": (["pim", "run", "-p", "p.yaml"], "p.yaml: cannot be read"),
 }
@@ -272,6 +298,28 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, name):
     assert err.startswith("neardata: ") and err.count("\n") == 1
     assert message in err
     assert os.listdir() == []
+
+
+def test_what_a_device_is_said_to_need_is_all_it_needs(capsys):
+    needs = ("--set", "controller.page=open", "--channels", "2")
+    assert run_json(capsys, "-d", "hbm-pim", "-n", "1000", *needs)["requests"] == 1000
+    assert run_json(capsys, "-d", "attacc-hbm3", "-n", "1000", *needs[:2])["requests"] == 1000
+
+
+def test_energy_values_can_be_set_and_what_is_not_known_is_said(capsys):
+    plain = run_json(capsys, "-n", "5000")["energy"]
+    assert plain["unmodelled"] == ["VPP in refresh", "I/O"]
+    assert "without VPP in refresh, I/O" in " ".join(neardata(capsys, "dram", "run", "-n", "5000")[1].split())
+    given = run_json(capsys, "-n", "5000", "--set", "energy.io_pj_per_bit=4.5", "--set", "energy.IPP5B=5")
+    assert given["energy"]["unmodelled"] == [] and given["energy"]["status"] == "assumed"
+    assert given["energy"]["items_pj"]["I/O"] == 5000 * 512 * 4.5
+
+
+def test_limits_of_a_table_are_shown(capsys):
+    assert "REFpb refreshes one bank" in neardata(capsys, "show", "lpddr5-6400")[1]
+    (limit,) = json.loads(neardata(capsys, "show", "lpddr5-6400", "--json")[1])["limits"]
+    assert limit.startswith("REFpb refreshes one bank")
+    assert json.loads(neardata(capsys, "show", "ddr4-2400r", "--json")[1])["limits"] == []
 
 
 def test_a_bad_line_far_into_a_trace_leaves_no_file(capsys):

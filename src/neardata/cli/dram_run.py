@@ -78,12 +78,13 @@ def run(
     config = load_profile(profile, overrides.controller)
     d = load_device(device, overrides.device, corrected=config.device_table == "corrected")
     capacity = load_mapping(d, config.mapping, channels).capacity_bytes
+    sources.check_run(d, config, channels, generated=trace is None)
     if trace is not None:
         source = sources.from_trace(trace, capacity)
     else:
         source = sources.from_pattern(
             d, pattern or sources.PATTERN, count or sources.REQUESTS,
-            sources.SEED if seed is None else seed, capacity,
+            sources.SEED if seed is None else seed,
         )  # fmt: skip
 
     from neardata.sim.dram.request import simulate

@@ -28,7 +28,9 @@ Threads = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a value: timing.nFAW=20, controller.read_queue=128."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value: timing.nFAW=20, energy.io_pj_per_bit=4.5, controller.read_queue=128.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -485,6 +485,55 @@ def test_every_shipped_device_is_consistent(name: str) -> None:
     assert not list(contradictions(device.timing, device.prefetch))
 
 
+@pytest.mark.parametrize(
+    ("device", "overrides", "expected"),
+    [
+        (
+            "ddr4-2400r", {"energy.IDD9": 3},
+            "energy.IDD9: unknown energy value of ddr4-2400r; did you mean IDD0,",
+        ),
+        ("ddr4-2400r", {"energy.IDD0": -3}, "energy.IDD0: must be greater than or equal to 0, got -3"),
+        ("ddr4-2400r", {"energy.IDD0": "x"}, "energy.IDD0: must be a number, got 'x'"),
+        ("ddr4-2400r", {"energy.VDD": float("nan")}, "energy.VDD: must be a finite number, got nan"),
+        ("ddr4-2400r", {"energy.rho": 2}, "energy.rho: must be less than or equal to 1, got 2"),
+        ("ddr4-2400r", {"energy.kind": 2}, "energy.kind: unknown energy value of ddr4-2400r; known: IDD0"),
+        (
+            "ddr4-2400r", {"energy.IDD0": 30},
+            "energy.IDD0: 30 mA is below the standby IDD2N 34 mA",
+        ),
+        (
+            "ddr4-2400r", {"energy.IDD3N": 140},
+            "energy.IDD3N: 140 mA of standby is above IDD4R 135 mA",
+        ),
+        ("ddr4-2400r", {"energi.IDD0": 3}, "energi.IDD0: cannot be set on ddr4-2400r; did you mean energy."),
+        (
+            "ddr4-2400r", {"command_energy_pj.MAC": 3},
+            "command_energy_pj.MAC: unknown on ddr4-2400r; there are none",
+        ),
+        (
+            "hbm2-2000", {"energy.IDD0": 3},
+            "energy.IDD0: unknown energy value of hbm2-2000; known: activate_pj, background_mw,",
+        ),
+        (
+            "gddr6-aim", {"command_energy_pj.MAC16": -1},
+            "command_energy_pj.MAC16: must be greater than or equal to 0, got -1",
+        ),
+    ],
+)  # fmt: skip
+def test_energy_that_cannot_be(device: str, overrides: dict[str, float], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_device(device, overrides)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_device_without_energy_has_none_to_set(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN)
+    with pytest.raises(InputError, match=r"energy\.IDD0: own has no energy values"):
+        load_device(str(path), {"energy.IDD0": 3})
+
+
 def test_counts_may_be_overridden_where_the_file_states_a_density() -> None:
     assert load_device("ddr4-2400r", {"organisation.row": 1024}).capacity_bytes == 128 << 20
 

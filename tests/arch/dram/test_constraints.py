@@ -212,7 +212,7 @@ def test_every_bank_is_refreshed_in_time(preset: str, role: str, interval: str) 
 
 @pytest.mark.parametrize("name", device_names())
 def test_nodes_of_a_command_are_those_its_banks_lie_in(name: str) -> None:
-    """Bank by bank, as a check of `Device.nodes_of` by another way: the path of each bank from the channel."""
+    """By the path of each bank from the channel: another way than `Device.nodes_of` goes."""
     device = load_device(name)
     for command in range(len(device.commands)):
         for level in range(len(device.levels)):
