@@ -223,7 +223,7 @@ BAD = {
     "pattern": (["dram", "run", "-p", "rnd"], "unknown pattern 'rnd'; did you mean random"),
     "timing": (["dram", "run", "--set", "timing.nFAX=3"], "timing.nFAX: unknown timing of ddr4-2400r"),
     "not key=value": (["dram", "run", "--set", "timing.nFAW"], "expected key=value"),
-    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation., energy."),
+    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation., "),
     "not an integer": (["dram", "run", "--set", "timing.nFAW=x"], "timing.nFAW: must be an integer, got 'x'"),
     "contradiction": (
         ["dram", "run", "--set", "timing.nFAW=20", "--set", "timing.nFAW=30"],
