@@ -284,6 +284,24 @@ BAD = {
         ["dram", "run", "--set", "energy.background_mw=1"],
         "energy.background_mw: unknown energy value of ddr4-2400r; known: IDD0",
     ),
+    "profile without a name": (["dram", "run", "--profile", ""], "unknown profile ''"),
+    "pattern without a name": (["dram", "run", "-p", ""], "unknown pattern ''"),
+    "requests without end": (["dram", "run", "-n", "9" * 20], "Invalid value for '-n'"),
+    "loads without end": (["dram", "curve", "--points", "9" * 9], "Invalid value for '--points'"),
+    "digits of another script": (
+        ["dram", "run", "--set", "timing.nFAW=２０"],
+        "must be an integer, got '２０'",
+    ),
+    "digits in groups": (["dram", "run", "--set", "timing.nFAW=1_0"], "must be an integer, got '1_0'"),
+    "output with a long name": (["dram", "run", "--commands", "a" * 300], "cannot be written: File name too"),
+    "output whose temporary name is too long": (
+        ["dram", "run", "--commands", "a" * 250 + ".csv"],
+        "cannot be written: File name too long",
+    ),
+    "more channels than there may be": (
+        ["dram", "run", "--set", "organisation.row=1"],
+        "patterns cover 1,073,741,824 bytes, the memory has 131,072; take a --trace",
+    ),
     "show": (["show", "ddr9"], "unknown device 'ddr9'"),
     "program": (["pim", "run", "-p", "p.yaml"], "p.yaml: cannot be read"),
 }
@@ -320,6 +338,98 @@ def test_limits_of_a_table_are_shown(capsys):
     (limit,) = json.loads(neardata(capsys, "show", "lpddr5-6400", "--json")[1])["limits"]
     assert limit.startswith("REFpb refreshes one bank")
     assert json.loads(neardata(capsys, "show", "ddr4-2400r", "--json")[1])["limits"] == []
+
+
+TRACES = {
+    "far arrival": (
+        b"address,write,arrival\n0,0,9223372036854775807\n",
+        "t:2: arrival 9223372036854775807 is not",
+    ),
+    "endless number": (b"LD " + b"1" * 20_000 + b"\n", "t:1: number too large in 'LD 111"),
+    "column missing": (b"address,arrival\n0,1\n", "t:1: expected the columns address,write[,arrival], got"),
+    "binary": (bytes(range(256)) * 9, "t:1: not a trace: expected 'LD|ST ADDRESS'"),
+    "empty": (b"", "t: empty trace"),
+    "gzip cut off": (
+        gzip.compress(b"LD 0x40\n" * 999)[:-12],
+        "t: cannot be read: Compressed file ended before",
+    ),
+    "gzip with a wrong sum": (
+        gzip.compress(b"LD 0x40\n")[:-8] + bytes(8),
+        "t: cannot be read: CRC check failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_bad_trace_is_one_line_and_leaves_no_file(capsys, name):
+    content, message = TRACES[name]
+    Path("t").write_bytes(content)
+    code, out, err = neardata(capsys, "dram", "run", "--trace", "t", "--commands", "c.csv")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"neardata: {message}") and err.count("\n") == 1
+    assert os.listdir() == ["t"]
+
+
+ARRAYS = {
+    "floats": (np.arange(4.0), "t.npy: expected integer addresses (n,)"),
+    "text": (np.array(["a"]), "t.npy: expected integer addresses (n,)"),
+    "four columns": (np.zeros((2, 4), dtype=int), "t.npy: expected integer addresses (n,)"),
+    "neither read nor write": (np.array([[0, 2]]), "t.npy:1: write must be 0 or 1, got 2"),
+    "arrival before the start": (
+        np.array([[0, 0, 5], [0, 0, -4]]),
+        "t.npy:2: arrival -4 is not a cycle from 0",
+    ),
+    "arrival beyond integers": (
+        np.array([[0, 0, 1 << 63]], dtype=np.uint64),
+        "t.npy:1: arrival -9223372036854775808",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_bad_array_is_one_line(capsys, name):
+    content, message = ARRAYS[name]
+    np.save("t.npy", content)
+    code, out, err = neardata(capsys, "dram", "run", "--trace", "t.npy")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"neardata: {message}") and err.count("\n") == 1
+
+
+def test_links_in_a_circle_are_no_traceback(capsys):
+    os.symlink("loop.csv", "loop.csv")
+    code, _, err = neardata(capsys, "dram", "run", "-n", "100", "--trace", "loop.csv", "--commands", "c.csv")
+    assert code == 2 and err.count("\n") == 1
+    code, _, err = neardata(capsys, "dram", "run", "-n", "100", "--commands", "loop.csv")
+    assert code in (0, 2) and err.count("\n") <= 1
+
+
+PROGRAMS = {
+    "unknown command": (
+        "- {ACT17: {row: 0}}",
+        "body.0: gddr6-aim has no command 'ACT17'; did you mean ACT16",
+    ),
+    "no row": ("- ACT16", "body.0.ACT16.row: missing: the row to open"),
+    "negative loop": ("- {loop: {i: -1}, body: [PREA]}", "body.0.loop.i: must be an integer of at least 0"),
+    "column beyond the row": (
+        "- {ACT16: {row: 0}}\n  - {MAC16: {column: k}, repeat: {k: 65}}",
+        "body.1.MAC16.column: reaches 64; gddr6-aim has 64, from 0",
+    ),
+    "row beyond the bank": (
+        "- {ACT16: {row: 16384}}",
+        "body.0.ACT16.row: reaches 16384; gddr6-aim has 16384",
+    ),
+    "no yaml": ("- [", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_bad_program_is_one_line_with_its_place(capsys, name):
+    step, message = PROGRAMS[name]
+    Path("p.yaml").write_text(f"device: gddr6-aim\nbody:\n  {step}\n")
+    code, out, err = neardata(capsys, "pim", "run", "-p", "p.yaml", "--commands", "c.csv")
+    assert (code, out) == (2, "")
+    assert re.match(r"neardata: p\.yaml:\d+: ", err) and message in err and err.count("\n") == 1
+    assert os.listdir() == ["p.yaml"]
 
 
 def test_a_bad_line_far_into_a_trace_leaves_no_file(capsys):

@@ -26,8 +26,8 @@ def curve(
         list[str] | None,
         typer.Option("--pattern", "-p", help="Requests, a curve each. Default: stream, random."),
     ] = None,
-    count: Annotated[int, typer.Option("-n", min=100, help="Requests at each load.")] = 50_000,
-    points: Annotated[int, typer.Option(min=2, help="Loads, up to the peak bandwidth.")] = 20,
+    count: Annotated[int, typer.Option("-n", min=100, max=10**8, help="Requests at each load.")] = 50_000,
+    points: Annotated[int, typer.Option(min=2, max=1000, help="Loads, up to the peak bandwidth.")] = 20,
     seed: Seed = None,
     profile: Profile = None,
     mapping: Mapping = None,
@@ -55,7 +55,7 @@ def curve(
             plots.check(path)
     check_apart([path for path in (plot, why_plot) if path is not None], [Path(device)])
     overrides = parse_overrides(settings or [], mapping=mapping)
-    config = load_profile(profile or profile_names()[0], overrides.controller)
+    config = load_profile(profile_names()[0] if profile is None else profile, overrides.controller)
     d = load_device(device, overrides.device, corrected=config.device_table == "corrected")
     check_run(d, config, channels, generated=True)
     names = list(dict.fromkeys(patterns or ["stream", "random"]))

@@ -58,6 +58,10 @@ def parse_overrides(settings: Sequence[str], *, mapping: str | None = None) -> O
 
 def _number(key: str, value: str, kind: type[int] | type[float], called: str) -> float:
     try:
+        if (
+            not value.isascii() or "_" in value
+        ):  # Python's int and float take more than numbers as people write them
+            raise ValueError
         number = kind(value)
     except ValueError:
         raise InputError(f"must be {called}, got '{value}'", key=key) from None

@@ -60,7 +60,7 @@ def run(
     outputs = [path for path in (commands, timeline) if path is not None]
     for path in outputs:
         check_writable(path)
-    check_apart(outputs, [program])
+    check_apart(outputs, [program, None if device is None else Path(device)])
     policy = next((p for p in REFRESH_POLICIES if p == refresh), None)
     if refresh is not None and policy is None:
         raise InputError(f"unknown refresh policy '{refresh}'{nearest(refresh, REFRESH_POLICIES)}")

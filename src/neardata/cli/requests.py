@@ -69,14 +69,15 @@ def check_run(device: Device, config: ControllerConfig, channels: int, *, genera
 
 
 def _check_fits(device: Device, capacity_bytes: int, channels: int) -> None:
+    from neardata.arch.dram.mapping import MOST_CHANNELS
     from neardata.workloads import patterns
 
     covered = patterns.LINES * device.burst_bytes
     if capacity_bytes < covered:
         enough = channels * (covered // capacity_bytes)
+        remedy = f"--channels {enough} or a --trace" if enough <= MOST_CHANNELS else "a --trace"
         raise InputError(
-            f"patterns cover {covered:,} bytes, the memory has {capacity_bytes:,}; take --channels {enough}"
-            " or a --trace"
+            f"patterns cover {covered:,} bytes, the memory has {capacity_bytes:,}; take {remedy}"
         )
 
 
