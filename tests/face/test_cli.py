@@ -566,6 +566,9 @@ def test_pim_run_reads_instruction_traces_of_aim(capsys, tmp_path, monkeypatch):
     assert json.loads(neardata(capsys, *run)[1])["device"] == "gddr6-aim"
     report = json.loads(neardata(capsys, *run, "-d", "gddr6-aim-asbuilt")[1])
     assert (report["cycles"], report["channels"], report["refresh"]) == (185, 32, "none")
+    Path("isr.trace").write_text("AiM MAC_ABK 9999 0xffffffff 3\nAiM EOC\n")
+    code, _, err = neardata(capsys, *run)
+    assert code == 2 and err.startswith("neardata: isr.trace: ") and "reaches 9998" in err
     Path("isr.trace").write_text("AiM MAC_ABK 64\n")
     code, _, err = neardata(capsys, *run)
     assert code == 2 and "isr.trace:1: 1 operands, expected opsize, channels, row" in err
