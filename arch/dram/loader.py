@@ -292,9 +292,7 @@ def _choose(
     if any(key.startswith("organisation.") for key in overrides):
         # the density is that of the counts in the file
         organisation["density_Mb"] = overrides.get("organisation.density_Mb")
-    changed = [
-        f"{k} = {v}" for k, v in overrides.items() if k.startswith(("energy.", "command_energy_pj."))
-    ]
+    changed = [f"{k} = {v}" for k, v in overrides.items() if k.startswith(("energy.", "command_energy_pj."))]
     data_kind = data["energy"] and data["energy"]["kind"]
     if changed and data["energy"]:
         data["energy"]["source"] += f". Changed: {', '.join(changed)}"
@@ -479,6 +477,11 @@ def _resolve(
     timing = preset.timing
     read_latency = ticks * evaluate(table.values["read_latency"], timing)
     write_latency = ticks * evaluate(table.values["write_latency"], timing)
+    for key, latency in (("read_latency", read_latency), ("write_latency", write_latency)):
+        if latency < (burst := ticks * timing.get("nBL_min", timing.get("nBL", 0))):
+            raise table.error(
+                f"{latency // ticks} clocks end before the burst of {burst // ticks} begins", key
+            )
     latencies = []
     for command, held in zip(table.commands.values(), cycles, strict=True):
         if command.latency is not None:

@@ -31,7 +31,7 @@ class Command(StrictModel):
     """Level of the node the command addresses; it acts on every bank below that node."""
     across: tuple[str, ...] = ()
     """Levels it spans besides: ``at: bank, across: [bank_group]`` is the same bank of every group."""
-    cycles: float = Field(default=1, gt=0)
+    cycles: FiniteFloat = Field(default=1, gt=0, le=1024)
     """Clock cycles it holds its command bus (halves allowed where ``ticks_per_clock`` is 2)."""
     bus: Literal["row", "column"] = "row"
     """Command bus it travels on; matters only with ``command_bus: dual``."""
@@ -74,6 +74,7 @@ class Rule(StrictModel):
     """Holds between *different* nodes of the level under one parent (rank switches)."""
 
 
+LONGEST_WINDOW = 1024
 _RULE = re.compile(
     r"^(?P<first>[\w,\s]+)->(?P<then>[\w,\s]+)=(?P<gap>.+?)"
     r"(?:\s+window\s+(?P<window>\d+))?(?P<sibling>\s+sibling)?\s*$"
@@ -89,6 +90,8 @@ def parse_rule(level: str, name: str, text: str) -> Rule:
     match = _RULE.match(text)
     if match is None or match["window"] == "0":
         raise ValueError(f"'{text}' is not of the form 'A,B -> C,D = expression [window N] [sibling]'")
+    if len(match["window"] or "") > 4 or int(match["window"] or 1) > LONGEST_WINDOW:
+        raise ValueError(f"a window of {match['window']} commands; at most {LONGEST_WINDOW}")
     first, then = (tuple(c.strip() for c in match[part].split(",")) for part in ("first", "then"))
     names_in(match["gap"])
     return Rule(
@@ -207,7 +210,7 @@ class Standard(StrictModel):
     source: str
     extends: str | None = None
     """Standard whose levels, commands, roles and constraints come first (PIM on HBM2, say)."""
-    ticks_per_clock: PositiveInt = 1
+    ticks_per_clock: PositiveInt = Field(default=1, le=16)
     """Simulated cycles per clock: 2 where row commands may use either clock edge (HBM3)."""
     prefetch: PositiveInt | None = None
     """Columns one burst moves."""

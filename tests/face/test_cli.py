@@ -370,6 +370,21 @@ def test_a_bad_trace_is_one_line_and_leaves_no_file(capsys, name):
     assert os.listdir() == ["t"]
 
 
+@pytest.mark.parametrize("field", range(9))
+def test_endless_numbers_in_a_command_trace_are_one_line(capsys, field):
+    row = ["1", "ACT", "0", "0", "0", "0", "5", "-1", "-1", "x"]
+    if field != 1:
+        row[field] = "9" * 5000
+    head = "clock,command,Channel,Rank,BankGroup,Bank,Row,Column,type,source"
+    Path("c.csv").write_text(f"{head}\n{','.join(row)}\n")
+    code, out, err = neardata(capsys, "dram", "check", "-d", "ddr4-2400r", "-c", "c.csv")
+    if field == 1:
+        assert (code, err) == (0, ""), out
+    else:
+        assert (code, out) == (2, "")
+        assert err.startswith("neardata: c.csv:2: number too large: 999") and err.count("\n") == 1
+
+
 ARRAYS = {
     "floats": (np.arange(4.0), "t.npy: expected integer addresses (n,)"),
     "text": (np.array(["a"]), "t.npy: expected integer addresses (n,)"),

@@ -172,6 +172,18 @@ DDR4_CASES = {
         "    - tRAS: ACT -> PREab = nRAS\n", "    - {tRAS: ACT -> PREab = nRAS, tRC: ACT -> ACT = nRC}\n",
         "    - {tRAS", "constraints.rank.8: one 'name: A -> B = gap' a line",
     ),
+    "endless window": (
+        "nFAW window 4", "nFAW window 99999999999", "tFAW:",
+        "constraints.rank.7.tFAW: a window of 99999999999 commands; at most 1024",
+    ),
+    "endless command": (
+        "PREpb: {at: bank,", "PREpb: {at: bank, cycles: .inf,", "  PREpb:",
+        "commands.PREpb.cycles: must be a finite number, got inf",
+    ),
+    "burst that ends before it begins": (
+        "read_latency: nCL + nBL", "read_latency: nCL - 20", "read_latency:",
+        "read_latency: -4 clocks end before the burst of 4 begins",
+    ),
     "fractional command": (
         "PREpb: {at: bank,", "PREpb: {at: bank, cycles: 0.5,", "  PREpb:",
         "commands.PREpb.cycles: 0.5 clocks are not whole ticks",
