@@ -254,7 +254,7 @@ def new_channel(
         log: record commands.
         completions: record requests.
     """
-    _check(device, config)
+    check_controller(device, config)
     tables = device_tables(device)
     banks, n_banks = device.n_banks, padded_banks(device)
     plan = refresh_plan(device, config.refresh)
@@ -344,7 +344,8 @@ def _apart(channel: k.Channel) -> k.Channel:
     return k.Channel(*copies)
 
 
-def _check(device: Device, config: ControllerConfig) -> None:
+def check_controller(device: Device, config: ControllerConfig) -> None:
+    """Raises `InputError` if a device takes no requests, or not from such a controller."""
     missing = [role for role in KINDS[:4] if role not in device.roles]
     if missing:
         raise InputError(f"{device.name} has no {missing[0]} command, so it takes no requests")
