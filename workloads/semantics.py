@@ -564,6 +564,14 @@ def execute(graph: Graph, values: Mapping[str, Any]) -> Values:
     Raises:
         ValueError: a tensor is missing or has another shape; the router chose other numbers of tokens
             for the experts than the graph was built for.
+
+    >>> from neardata.workloads.llm.decoder import llm
+    >>> from neardata.workloads.llm.model import load_model
+    >>> sizes = {"hidden": 8, "embedding_dim": 8, "heads": 2, "kv_heads": 2, "head_dim": 4, "ffn": 6}
+    >>> model = load_model("llama-2-7b").model_copy(update={**sizes, "vocabulary": 5})
+    >>> graph = llm(model, batch=3, context=4, layers=1)
+    >>> execute(graph, random_values(graph))["head"].shape
+    (3, 5)
     """
     held: Values = {}
     for name, tensor in graph.tensors.items():
