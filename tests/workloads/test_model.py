@@ -64,6 +64,13 @@ def test_switch_experts_have_the_bytes_of_the_artefact(name: str, bytes_fp32: in
     assert 4 * load_model(name).expert_parameters == bytes_fp32
 
 
+def test_active_parameters_of_gpt_oss_leave_out_the_input_embedding() -> None:
+    model = load_model("gpt-oss-20b")
+    assert model.parameters == pytest.approx(20.9e9, rel=0.002)
+    active = model.active_parameters - model.vocabulary * model.embedding_dim
+    assert active == pytest.approx(3.61e9, rel=0.005)
+
+
 def test_every_shipped_model_names_its_source() -> None:
     folder = resources.files("neardata.workloads.llm") / "models"
     assert len(model_names()) >= 40
