@@ -148,6 +148,18 @@ def test_a_configuration_gives_the_same_model_as_the_shipped_one(tmp_path: Path)
     assert load_model(path) == load_model("mixtral-8x7b").model_copy(update={"name": "mixtral"})
 
 
+def test_tabs_are_json(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(shipped("mixtral-8x7b"), indent="\t"))
+    assert load_model(path).parameters == EXACT["mixtral-8x7b"]
+    path.write_text(json.dumps(shipped("mixtral-8x7b") | {"num_local_experts": 0}, indent="\t"))
+    with pytest.raises(InputError, match=r"config\.json(:16)?: num_local_experts: "):
+        load_model(path)
+    path.write_text('{"model_type": "mixtral", "model_type": "llama"}')
+    with pytest.raises(InputError, match=r"config\.json:1: model_type: given twice"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(
     "text, message", [("{", "not valid JSON"), ("[]", "must be an object"), ("\xff", "not valid JSON")]
 )

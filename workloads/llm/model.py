@@ -272,6 +272,13 @@ def load_model(name_or_path: str | Path) -> Model:
     return _load(path, name.removesuffix(".config"), read_config)
 
 
+class _Unlined(ConfigFile):
+    """JSON that is no YAML, such as with tabs: errors without lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._root = path, None
+
+
 def _load(path: Path, name: str, read_config: Any) -> Model:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -281,7 +288,12 @@ def _load(path: Path, name: str, read_config: Any) -> Model:
         raise InputError("cannot be read: not UTF-8 text", file=path) from None
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg}", file=path, line=error.lineno) from None
-    file = ConfigFile(path)
+    try:
+        file = ConfigFile(path)
+    except InputError as error:
+        if not error.message.startswith("not valid YAML"):
+            raise
+        file = _Unlined(path)
     if not isinstance(data, dict):
         raise file.error("must be an object of keys to values")
     model: Model = read_config(file, data, name)
