@@ -1,0 +1,177 @@
+"""Hit rates of a cache of experts, layer by layer, over a recorded or drawn routing.
+
+One layer's cache holds ``capacity`` experts. For each token the experts asked for that are in it are hits;
+then, of those in the cache and those just used, the ``capacity`` best stay: by policy
+
+``random``  any;
+``lru``     those used last;
+``lfu``     those used most often since the start, of equals those used last;
+``score``   those with the highest score of this token (a prediction, such as router scores);
+``oracle``  those used next (Belady), which no policy beats.
+
+Of equals the higher expert id stays (``oracle``: the lower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from neardata.arch.errors import InputError, nearest
+
+POLICIES = ("random", "lru", "lfu", "score", "oracle")
+
+
+def hit_rate(
+    ids: ArrayLike | Sequence[ArrayLike],
+    experts: int,
+    capacity: int,
+    policy: str,
+    *,
+    scores: NDArray[np.float64] | None = None,
+    seed: int = 0,
+) -> float:
+    """Share of expert requests that hit, over all sequences; the cache is empty where one starts.
+
+    Args:
+        ids: (sequences, tokens, top_k) expert ids, one sequence a prompt and layer; a list of (tokens,
+            top_k) where their lengths differ.
+        scores: policy ``score``: (sequences, tokens, experts), known when the token's experts are.
+
+    Raises:
+        InputError: an unknown policy, a capacity below 1, ids that are no experts or come twice in a
+            token, scores of another shape.
+
+    >>> hit_rate([[[0, 1], [0, 2], [0, 1]]], experts=4, capacity=2, policy="lru")
+    0.3333333333333333
+    >>> hit_rate([[[0, 1], [0, 2], [0, 1]]], experts=4, capacity=2, policy="oracle")
+    0.5
+    """
+    return float(np.mean(_hits_of_tokens(ids, experts, capacity, policy, scores, seed)))
+
+
+def hit_rates(
+    ids: ArrayLike | Sequence[ArrayLike],
+    experts: int,
+    capacities: Sequence[int],
+    policies: Sequence[str] = ("random", "lru", "lfu", "oracle"),
+    *,
+    seed: int = 0,
+) -> dict[tuple[str, int], float]:
+    """`hit_rate` for every policy and capacity."""
+    return {
+        (policy, capacity): hit_rate(ids, experts, capacity, policy, seed=seed)
+        for policy in policies
+        for capacity in capacities
+    }
+
+
+def _hits_of_tokens(
+    ids: ArrayLike | Sequence[ArrayLike],
+    experts: int,
+    capacity: int,
+    policy: str,
+    scores: NDArray[np.float64] | None,
+    seed: int,
+) -> NDArray[np.float64]:
+    """(all tokens,) share of each token's experts that hit."""
+    if policy not in POLICIES:
+        raise InputError(f"unknown policy '{policy}'{nearest(policy, POLICIES)}", key="policy")
+    if capacity < 1:
+        raise InputError(f"a cache holds at least one expert, got {capacity}", key="capacity")
+    sequences = [np.ascontiguousarray(s, dtype=np.int64) for s in ids]  # type: ignore[union-attr]
+    if not sequences or any(s.ndim != 2 or not s.size for s in sequences):
+        raise InputError("expected (sequences, tokens, top_k) with none empty", key="ids")
+    if len({s.shape[1] for s in sequences}) > 1:
+        raise InputError("tokens with different numbers of experts", key="ids")
+    flat = np.concatenate(sequences)
+    if flat.min() < 0 or flat.max() >= experts:
+        raise InputError(f"experts are 0 to {experts - 1}", key="ids")
+    ordered = np.sort(flat, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise InputError("an expert comes twice in a token", key="ids")
+    starts = np.cumsum([0, *(len(s) for s in sequences)])
+    if policy == "score":
+        if scores is None:
+            raise InputError("policy 'score' needs scores", key="scores")
+        given = np.concatenate([np.asarray(s, dtype=np.float64) for s in scores])
+        if given.shape != (len(flat), experts):
+            raise InputError(f"expected {(len(flat), experts)} scores, got {given.shape}", key="scores")
+    elif policy == "random":
+        given = np.random.default_rng(seed).random((len(flat), experts))
+    else:
+        given = np.zeros((0, experts))
+    code = 3 if policy == "random" else POLICIES.index(policy)
+    return _run(flat, starts, experts, capacity, code, given) / flat.shape[1]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _run(
+    ids: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    experts: int,
+    capacity: int,
+    policy: int,
+    scores: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """(tokens,) hits. ``policy``: index in `POLICIES`; random comes as scores."""
+    tokens, top_k = ids.shape
+    hits = np.zeros(tokens, dtype=np.int64)
+    # where each expert is used next, from the end of each sequence backwards
+    next_use = np.empty((tokens, top_k), dtype=np.int64)
+    upcoming = np.empty(experts, dtype=np.int64)
+    if policy == 4:
+        for s in range(len(starts) - 1):
+            upcoming[:] = tokens
+            for t in range(starts[s + 1] - 1, starts[s] - 1, -1):
+                for k in range(top_k):
+                    next_use[t, k] = upcoming[ids[t, k]]
+                    upcoming[ids[t, k]] = t
+
+    used = np.zeros(experts, dtype=np.int64)
+    last = np.zeros(experts, dtype=np.int64)
+    held = np.zeros(experts, dtype=np.bool_)
+    key = np.zeros(experts, dtype=np.float64)
+    for s in range(len(starts) - 1):
+        used[:] = 0
+        held[:] = False
+        count = 0
+        for t in range(starts[s], starts[s + 1]):
+            # 1. hits, and all that may stay
+            for k in range(top_k):
+                e = ids[t, k]
+                if held[e]:
+                    hits[t] += 1
+                else:
+                    held[e] = True
+                    count += 1
+                used[e] += 1
+                last[e] = t
+                if policy == 4:
+                    upcoming[e] = next_use[t, k]
+            if count <= capacity:
+                continue
+            # 2. what each is worth
+            for e in range(experts):
+                if policy == 1:
+                    key[e] = last[e]
+                elif policy == 2:
+                    key[e] = float(used[e]) * tokens + last[e]
+                elif policy == 3:
+                    key[e] = scores[t, e]
+                else:
+                    key[e] = -float(upcoming[e])
+            # 3. the worst go
+            while count > capacity:
+                worst = -1
+                for e in range(experts):
+                    if held[e] and (
+                        worst < 0 or key[e] < key[worst] or (policy == 4 and key[e] == key[worst])
+                    ):
+                        worst = e
+                held[worst] = False
+                count -= 1
+    return hits
