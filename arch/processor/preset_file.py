@@ -81,7 +81,7 @@ class PresetFolder(Generic[PresetT]):
         given = self._merged(file, name, ())
         at = (self.key, name)
         kind = given.get("kind")
-        if kind not in self.model:
+        if not isinstance(kind, str) or kind not in self.model:
             problem = "missing" if kind is None else f"'{kind}' is not known{nearest(str(kind), self.model)}"
             raise file.error(problem, *at, "kind")
         model = self.model[kind]

@@ -40,7 +40,7 @@ def transfer_ps(link: Link, bytes: int, *, flows: int = 1) -> int:
 
     >>> from neardata.arch.link import load_link
     >>> transfer_ps(load_link("pcie-4"), 1 << 20) / 1e6
-    45.46...
+    45.44...
     """
     if bytes < 0:
         raise InputError(f"bytes must not be negative, got {bytes}")

@@ -9,6 +9,7 @@ it were full. (FlashAttention 2, arXiv 2307.08691, and its kernels for paged cac
 from __future__ import annotations
 
 import functools
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def attention(
     >>> attention(gpu, (4096,), (4096,), 32, 8, 128, 128).bound
     'compute'
     """
-    sequences = _sequences(queries, context)
+    _check_lengths(queries, context)
     if kv_heads < 1 or heads < 1 or heads % kv_heads:
         raise InputError(f"{heads} heads do not share {kv_heads} heads of keys and values evenly")
     if qk < 1 or v < 1:
@@ -69,7 +70,7 @@ def attention(
     row_bytes = (element_bits(activation_dtype) * (qk + v) + 7) // 8
     token_bytes = kv_heads * (stored_bytes(kv_format, qk, qk) + stored_bytes(kv_format, v, v))
     tile = _tile(processor, qk + v, row_bytes, peak)
-    work = _work(tile, sequences)
+    work = _one_each(tile, context) if max(queries) == 1 else _work(tile, queries, context)
     kv_bytes = work.tokens * token_bytes
     once_bytes = kv_bytes + work.queries * heads * row_bytes
     cache = processor.cache
@@ -98,14 +99,12 @@ def attention(
     )
 
 
-def _sequences(queries: Sequence[int], context: Sequence[int]) -> Counter[tuple[int, int]]:
+def _check_lengths(queries: Sequence[int], context: Sequence[int]) -> None:
     if len(queries) != len(context) or not queries:
         raise InputError(f"{len(queries)} query counts for {len(context)} contexts; one each, at least one")
-    sequences = Counter(zip(queries, context, strict=True))
-    for q, c in sequences:
-        if q < 1 or c < q:
-            raise InputError(f"a sequence of {c} tokens cannot have {q} new ones")
-    return sequences
+    if min(queries) < 1 or any(map(operator.lt, context, queries)):
+        q, c = next((q, c) for q, c in zip(queries, context, strict=True) if q < 1 or c < q)
+        raise InputError(f"a sequence of {c} tokens cannot have {q} new ones")
 
 
 @dataclass(frozen=True)
@@ -198,9 +197,23 @@ class _Work:
     """Keys of the longest sequence, to the end of a tile."""
 
 
-def _work(tile: _Tile, sequences: Counter[tuple[int, int]]) -> _Work:
+def _one_each(tile: _Tile, context: Sequence[int]) -> _Work:
+    """`_work` where every sequence has one query."""
+    n, tokens = len(context), sum(context)
+    return _Work(
+        sequences=n,
+        queries=n,
+        tokens=tokens,
+        pairs=tokens,
+        blocks=n,
+        block_keys=sum([-(-c // tile.keys) for c in context]) * tile.keys,
+        longest=-(-max(context) // tile.keys) * tile.keys,
+    )
+
+
+def _work(tile: _Tile, queries: Sequence[int], context: Sequence[int]) -> _Work:
     work, rows, keys = _Work(), tile.rows, tile.keys
-    for (q, c), count in sequences.items():
+    for (q, c), count in Counter(zip(queries, context, strict=True)).items():
         padded = -(-c // keys) * keys
         blocks, seen = 1, padded
         if q > rows:
