@@ -12,7 +12,7 @@ import numpy as np
 
 from neardata.arch.processor import Processor, load_processor
 from neardata.mappers import fiddler, hybrimoe
-from neardata.mappers.expert_cache import LeastRecentlyUsed
+from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
 from neardata.mappers.expert_placement import hottest
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes, blocks_of, expert_of
 from neardata.mappers.offload import Offload, cached, on_demand, pre_gated, prefetch_all, resident
@@ -228,7 +228,8 @@ def hybrimoe_ablation(
     """Prefill and decode with each part of HybriMoE, over a fixed split of the experts.
 
     One sequence is routed from its first token to its last; the experts on the GPU at the start are those
-    most used by the prompt. Attention is its projections; scores over the cache are left out.
+    most used by the prompt, and the cache has seen the prompt. Attention is its projections; scores over
+    the cache are left out.
     """
     shape, gpu, host = load_model(model), _processor(device), _processor(cpu)
     assert shape.experts is not None
@@ -278,8 +279,11 @@ def hybrimoe_ablation(
     }
     for phase, passes in phases.items():
         for way, settings in ways.items():
+            scores = MinusRecentScore()
+            for block in prompt:
+                scores.observe(block.layer, block.active, block.routing_scores)
             placed = hybrimoe.place(
-                passes, expert, machine, capacity=room, costs=costs, start=start, **settings
+                passes, expert, machine, capacity=room, costs=costs, eviction=scores, start=start, **settings
             )
             figures[f"{phase}_s/{way}"] = _time_ps(placed.program, link_gb_per_s) / 1e12 / len(passes)
         for way in ("scheduled", "prefetched", "all"):

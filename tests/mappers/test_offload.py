@@ -24,6 +24,7 @@ from neardata.mappers.offload import cached, on_demand, pre_gated, prefetch_all,
 from neardata.sim.program import Elementwise, MatMul, Pause, Transfer
 from neardata.sim.system.engine import run
 from neardata.sim.task_schedule import fixed_rates, schedule
+from neardata.workloads.llm.expert_cache import hit_rate
 from neardata.workloads.llm.model import load_model
 from neardata.workloads.llm.routing import Uniform
 
@@ -201,6 +202,16 @@ def test_experts_on_storage_pass_through_the_host():
     assert placed.program.bytes_at == {"ssd": 2 * SIZE}
     # reads from storage one after the other, copies to the device behind them
     assert schedule(placed.program, RATES).makespan == 200 + 200 + 50 + 10 + 10
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.permutations(range(6)), min_size=1, max_size=30), st.integers(2, 6))
+def test_the_cache_hits_as_often_as_the_model_of_caches_says(orders, capacity):
+    """Two ways of counting: slots of a program, and hit rates of a routing."""
+    ids = [[sorted(order[:2]) for order in orders]]
+    passes = [[Block(0, tuple(int(e in token) for e in range(6)))] for token in ids[0]]
+    placed = cached(passes, expert_of(), MACHINE, capacity=capacity, eviction=LeastRecentlyUsed())
+    assert placed.hits == round(hit_rate(ids, 6, capacity, "lru") * 2 * len(orders))
 
 
 def sequence(*active):
