@@ -140,12 +140,14 @@ def blocks_of(
     tokens: int,
     before: tuple[Kernel, ...] = (),
     shared: tuple[Kernel, ...] = (),
+    after: tuple[Kernel, ...] = (),
 ) -> list[Block]:
     """One pass of the decoder with ``tokens`` tokens: its layers with experts, counted from 0.
 
     Args:
         before: what the device does ahead of each block's experts.
         shared: what it does beside them.
+        after: what follows them.
 
     Raises:
         InputError: the model has no experts.
@@ -159,6 +161,7 @@ def blocks_of(
             tuple(int(n) for n in routing.counts(layer, tokens, experts.count, experts.top_k)),
             before,
             shared,
+            after,
         )
         for layer in range(len(experts.layers))
     ]

@@ -114,7 +114,8 @@ class Placer:
         writes: tuple[Operand, ...] = (),
     ) -> str:
         """A task; its name."""
-        self.tasks.append(Task(name, unit, kernel, tuple(dict.fromkeys(after)), (operator,) if operator else (), reads, writes))
+        waits = tuple(dict.fromkeys(after))
+        self.tasks.append(Task(name, unit, kernel, waits, (operator,), reads, writes))
         return name
 
     def chain(

@@ -41,20 +41,11 @@ def stream_weights(
         packets = []
         for n, start in enumerate(range(0, size, packet_bytes or max(size, 1))):
             part = min(packet_bytes or size, size - start)
-            moved = Operand(f"l{i}.weights", machine.host, part)
+            move = Transfer(machine.host, machine.device, part)
             packets.append(f"l{i}.packet{n}")
-            tasks.append(
-                Task(
-                    packets[-1],
-                    machine.link,
-                    Transfer(machine.host, machine.device, part),
-                    freed,
-                    f"l{i}",
-                    (moved,),
-                )
-            )
+            tasks.append(Task(packets[-1], machine.link, move, freed, (f"l{i}",)))
         before = (f"l{i - 1}",) if i else ()
-        tasks.append(Task(f"l{i}", machine.device, kernel, (*packets, *before), f"l{i}"))
+        tasks.append(Task(f"l{i}", machine.device, kernel, (*packets, *before), (f"l{i}",)))
     placement = tuple(Operand(f"l{i}.weights", machine.host, size) for i, (size, _) in enumerate(layers))
     return Program("weight streaming", machine.system, tuple(tasks), placement)
 

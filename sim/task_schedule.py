@@ -1,17 +1,17 @@
-"""When each task of a program runs, for durations that are given.
+"""When each task of a program runs, for durations that are given rather than simulated.
 
-A task starts when all it waits for has ended and its unit is free; a unit does one task at a time,
-and of those that may start it takes the one listed first. Nothing is interrupted.
+For programs of pauses and transfers, whose times a paper states; everything else is run by
+`neardata.sim.system.engine`, with the same schedule.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from neardata.sim.program import Pause, Program, Task, Transfer
+from neardata.sim.system.schedule import Job
+from neardata.sim.system.schedule import schedule as schedule_jobs
 
 Duration = Callable[[Task], int]
 """Picoseconds of a task."""
@@ -31,57 +31,25 @@ class Schedule:
 
 
 def schedule(program: Program, duration: Duration) -> Schedule:
-    """Start and end of every task.
+    """Start and end of every task: a unit does one at a time, a link one in each direction.
 
     >>> tasks = tuple(Task(name, unit, Pause(3), after)
-    ...               for name, unit, after in [("a", "gpu", ()), ("b", "link", ()), ("c", "gpu", ("b",))])
+    ...               for name, unit, after in [("a", "gpu", ()), ("b", "cpu", ()), ("c", "gpu", ("b",))])
     >>> schedule(Program("p", "s", tasks), lambda task: task.kernel.time_ps).makespan
     6
     """
     tasks = program.tasks
     index = {task.name: i for i, task in enumerate(tasks)}
-    missing = [len(set(task.after)) for task in tasks]
-    waiting_for: list[list[int]] = [[] for _ in tasks]
-    for i, task in enumerate(tasks):
-        for name in set(task.after):
-            waiting_for[index[name]].append(i)
-    start, end = [0] * len(tasks), [0] * len(tasks)
-    may_start = [i for i, count in enumerate(missing) if not count]  # a heap: in the program's order
-    queued: dict[str, list[int]] = defaultdict(list)  # ready, but the unit is busy
-    busy: set[str] = set()
-    running: list[tuple[int, int]] = []
-    now = 0
+    jobs = [Job(tuple(index[name] for name in task.after), _resources(task)) for task in tasks]
+    found = schedule_jobs(jobs, lambda job, start: duration(tasks[job]))
+    return Schedule(dict(zip(index, found.start, strict=True)), dict(zip(index, found.end, strict=True)))
 
-    def finish(i: int) -> None:
-        unit = tasks[i].unit
-        busy.discard(unit)
-        if queued[unit]:
-            heapq.heappush(may_start, heapq.heappop(queued[unit]))
-        for j in waiting_for[i]:
-            missing[j] -= 1
-            if not missing[j]:
-                heapq.heappush(may_start, j)
 
-    while may_start or running:
-        if not may_start:
-            now = running[0][0]
-            while running and running[0][0] == now:
-                finish(heapq.heappop(running)[1])
-        while may_start:
-            i = heapq.heappop(may_start)
-            if tasks[i].unit in busy:
-                heapq.heappush(queued[tasks[i].unit], i)
-                continue
-            start[i], end[i] = now, now + duration(tasks[i])
-            if end[i] == now:
-                finish(i)
-            else:
-                busy.add(tasks[i].unit)
-                heapq.heappush(running, (end[i], i))
-    return Schedule(
-        {name: start[i] for name, i in index.items()},
-        {name: end[i] for name, i in index.items()},
-    )
+def _resources(task: Task) -> tuple[str, ...]:
+    kernel = task.kernel
+    if isinstance(kernel, Transfer):
+        return (f"{task.unit} out of {kernel.source}", f"{task.unit} into {kernel.target}")
+    return (task.unit,)
 
 
 def fixed_rates(bytes_per_s: Mapping[str, float]) -> Duration:

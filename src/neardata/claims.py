@@ -87,7 +87,7 @@ class Claim(StrictModel):
         return self
 
 
-class Study(StrictModel):
+class PaperStudy(StrictModel):
     """A paper to reproduce."""
 
     title: str
@@ -104,14 +104,14 @@ class Study(StrictModel):
         return tuple(name for name, given in self.inputs.items() if given.status == "assumed")
 
 
-def read_study(path: Path) -> tuple[Study, ConfigFile]:
+def read_study(path: Path) -> tuple[PaperStudy, ConfigFile]:
     """A study, and its file for placing errors.
 
     Raises:
         InputError: with file, line and key.
     """
     file = ConfigFile(path)
-    return file.parse(Study), file
+    return file.parse(PaperStudy), file
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from neardata.arch.config_file import ConfigFile
 from neardata.arch.errors import InputError, nearest
-from neardata.claims import Study, Verdict, judge, read_study
+from neardata.claims import PaperStudy, Verdict, judge, read_study
 from neardata.study_models import MODELS
 
 CLAIMS_ONLY = "claims-only"
@@ -28,16 +28,20 @@ class Reproduction:
     """A study that was run."""
 
     name: str
-    study: Study
+    study: PaperStudy
     figures: Mapping[str, float]
     """All that the model computes, by name."""
     verdicts: tuple[Verdict, ...]
 
 
 def study_names() -> list[str]:
-    """Names of the studies that ship with the package."""
+    """Names of the studies of papers that ship with the package: those with claims."""
     folder = resources.files("neardata.studies")
-    return sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and "\nclaims:" in entry.read_text(encoding="utf-8")
+    )
 
 
 def reproduce(name: str | Path) -> list[Verdict]:
@@ -82,7 +86,7 @@ def _run(path: Path) -> Reproduction:
     return Reproduction(path.stem, study, figures, tuple(verdicts))
 
 
-def _figures(study: Study, file: ConfigFile) -> Mapping[str, float]:
+def _figures(study: PaperStudy, file: ConfigFile) -> Mapping[str, float]:
     if study.model == CLAIMS_ONLY:
         return {}
     if study.model not in MODELS:

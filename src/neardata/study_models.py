@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from neardata.arch.processor import Processor, load_processor
 from neardata.mappers import fiddler, hybrimoe
-from neardata.mappers.expert_cache import LeastRecentlyUsed
+from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
+from neardata.mappers.expert_placement import hottest
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes, blocks_of, expert_of
 from neardata.mappers.offload import Offload, cached, on_demand, pre_gated, prefetch_all, resident
 from neardata.mappers.weight_streaming import overlapped_capacity, stream_weights
@@ -19,7 +22,7 @@ from neardata.sim.program import Pause, Program, Task, Transfer
 from neardata.sim.task_schedule import fixed_rates, schedule
 from neardata.workloads.llm import speculation
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.llm.routing import Uniform
+from neardata.workloads.llm.routing import Correlated, Uniform
 from neardata.workloads.precision import Format
 
 Figures = dict[str, float]
@@ -218,11 +221,15 @@ def hybrimoe_ablation(
     decode_tokens: int,
     depth: int,
     fetch_only_if_earlier: bool,
+    adjacent_overlap: float,
+    persistence: float,
     seed: int,
 ) -> Figures:
     """Prefill and decode with each part of HybriMoE, over a fixed split of the experts.
 
-    Attention is its projections; scores over the cache are left out.
+    One sequence is routed from its first token to its last; the experts on the GPU at the start are those
+    most used by the prompt, and the cache has seen the prompt. Attention is its projections; scores over
+    the cache are left out.
     """
     shape, gpu, host = load_model(model), _processor(device), _processor(cpu)
     assert shape.experts is not None
@@ -251,12 +258,19 @@ def hybrimoe_ablation(
     )
     layers = len(experts.layers)
     room = round(cached_share * layers * experts.count)
-    start = tuple((i % layers, i // layers) for i in range(room))
+    routing = Correlated(adjacent_overlap, persistence, seed=seed)
+    (ids,) = routing.ids(layers, prefill_tokens + decode_tokens, experts.count, experts.top_k)
+
+    def routed(first: int, last: int, parts: dict[str, Any]) -> list[Block]:
+        counts = (np.bincount(ids[i, first:last].ravel(), minlength=experts.count) for i in range(layers))
+        return [Block(i, tuple(map(int, tokens)), **parts) for i, tokens in enumerate(counts)]
+
+    prompt = routed(0, prefill_tokens, around(prefill_tokens))
+    load = {(b.layer, e): float(tokens) for b in prompt for e, tokens in enumerate(b.tokens)}
+    start = hottest(load, room)
     machine, figures = Machine("hybrimoe"), {}
-    phases = {
-        "prefill": [blocks_of(shape, Uniform(seed), prefill_tokens, **around(prefill_tokens))],
-        "decode": _decode(shape, decode_tokens, seed + 1, **around(1)),
-    }
+    every_token = range(prefill_tokens, prefill_tokens + decode_tokens)
+    phases = {"prefill": [prompt], "decode": [routed(t, t + 1, around(1)) for t in every_token]}
     ways: dict[str, dict[str, Any]] = {
         "fixed": {"schedule": False, "depth": 0},
         "scheduled": {"schedule": True, "depth": 0, "fetch_only_if_earlier": fetch_only_if_earlier},
@@ -265,8 +279,11 @@ def hybrimoe_ablation(
     }
     for phase, passes in phases.items():
         for way, settings in ways.items():
+            scores = MinusRecentScore()
+            for block in prompt:
+                scores.observe(block.layer, block.active, block.routing_scores)
             placed = hybrimoe.place(
-                passes, expert, machine, capacity=room, costs=costs, start=start, **settings
+                passes, expert, machine, capacity=room, costs=costs, eviction=scores, start=start, **settings
             )
             figures[f"{phase}_s/{way}"] = _time_ps(placed.program, link_gb_per_s) / 1e12 / len(passes)
         for way in ("scheduled", "prefetched", "all"):

@@ -15,12 +15,18 @@ import neardata.mappers.hybrimoe
 import neardata.mappers.moe_block
 import neardata.mappers.offload
 from neardata.arch.errors import InputError
+from neardata.arch.system import parse_system
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastFrequentlyUsed, LeastRecentlyUsed, MinusRecentScore
-from neardata.mappers.moe_block import Block, Expert, Machine
+from neardata.mappers.moe_block import Block, Expert, Machine, blocks_of
+from neardata.mappers.moe_block import expert_of as expert_of_model
 from neardata.mappers.offload import cached, on_demand, pre_gated, prefetch_all, resident
-from neardata.sim.program import MatMul, Pause, Transfer
+from neardata.sim.program import Elementwise, MatMul, Pause, Transfer
+from neardata.sim.system.engine import run
 from neardata.sim.task_schedule import fixed_rates, schedule
+from neardata.workloads.llm.expert_cache import hit_rate
+from neardata.workloads.llm.model import load_model
+from neardata.workloads.llm.routing import Uniform
 
 SIZE = 1000
 FETCH_PS = 50
@@ -198,6 +204,16 @@ def test_experts_on_storage_pass_through_the_host():
     assert schedule(placed.program, RATES).makespan == 200 + 200 + 50 + 10 + 10
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.permutations(range(6)), min_size=1, max_size=30), st.integers(2, 6))
+def test_the_cache_hits_as_often_as_the_model_of_caches_says(orders, capacity):
+    """Two ways of counting: slots of a program, and hit rates of a routing."""
+    ids = [[sorted(order[:2]) for order in orders]]
+    passes = [[Block(0, tuple(int(e in token) for e in range(6)))] for token in ids[0]]
+    placed = cached(passes, expert_of(), MACHINE, capacity=capacity, eviction=LeastRecentlyUsed())
+    assert placed.hits == round(hit_rate(ids, 6, capacity, "lru") * 2 * len(orders))
+
+
 def sequence(*active):
     """Passes through one layer of four experts, one active in each."""
     return [[Block(0, tuple(int(e == chosen) for e in range(4)))] for chosen in active]
@@ -242,6 +258,36 @@ def test_shapes_become_products():
         ("pcie", "transfer"), ("cpu", "matmul"), ("cpu", "matmul"), ("pcie", "transfer"),
     ]  # fmt: skip
     assert placed.program.tasks[0].kernel == Transfer("gpu", "host", 3 * 128)
+
+
+# --- on a system ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_programs_run_on_a_system(policy):
+    """Real kernels: the engine of systems finds every unit, port and place, and does all the work."""
+    model = load_model("mixtral-8x7b")
+    expert, machine = expert_of_model(model, "int4/g32", "fp16"), Machine("a100-host", host="cpu")
+    norm = Elementwise(8192, 8192, 4096)
+    passes = [blocks_of(model, Uniform(i), 4, before=(norm,), after=(norm,))[:3] for i in range(2)]
+    room = most_active(passes) + 1
+    placed = POLICIES[policy](passes, expert, machine, room)
+    report = run(placed.program, HOST_AND_GPU)
+    active = sum(block.tokens[e] for blocks in passes for block in blocks for e in block.active)
+    assert sum(outcome.macs for outcome in report.outcomes) == active * model.expert_parameters
+    moved = sum(t.kernel.bytes for t in placed.program.tasks if ".fetch." in t.name)
+    assert moved == placed.fetches * expert.bytes
+    assert report.time_ps > 0
+
+
+HOST_AND_GPU = parse_system({
+    "name": "a100-host", "source": "test",
+    "units": {
+        "gpu": {"kind": "processor", "processor": "a100-80gb"},
+        "cpu": {"kind": "processor", "processor": "epyc-7v12"},
+    },
+    "links": {"pcie": {"link": "pcie-4", "between": ["gpu", "cpu"]}},
+})  # fmt: skip
 
 
 # --- Fiddler ----------------------------------------------------------------------------------------
