@@ -9,7 +9,7 @@ an error. Slow, for small sizes: nothing is simulated here, but the data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from neardata.mappers.layout import LANES, AimWeights, AttAccWeights, HbmPimWeights, Layout
 from neardata.sim.dram.program import Affine, Issue, Loop, Parallel, Phase, Program, Step
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim_programs import device_of, family_of
+from neardata.sim.system.pim_programs import OWN_ROWS, device_of, family_of
 
 Ints = NDArray[np.int64]
 
@@ -44,10 +44,14 @@ def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
     array([[11, 17]])
     """
     family = family_of(device_of(program.device))
+    if family == "aim" and not kernel.order:
+        raise DataError("name the order: the fastest is the generator's choice")
     layouts: dict[str, type] = {"aim": AimWeights, "hbm-pim": HbmPimWeights, "attacc": AttAccWeights}
     channel_of: dict[str, type[_Channel]] = {"aim": _Aim, "hbm-pim": _HbmPim, "attacc": _AttAcc}
     # channels without a block take no part
     layout: Layout = layouts[family](kernel.n, kernel.k, program.channels)
+    if isinstance(layout, AimWeights):
+        layout = replace(layout, own_rows=kernel.order.endswith(OWN_ROWS))
     y = np.zeros((kernel.m, kernel.n), dtype=np.int64)
     number = 0
     for group in program.groups:
@@ -171,7 +175,7 @@ class _Aim(_Channel):
 
     def host(self) -> Iterator[Any]:
         m, passes, tiling = self.kernel.m, self.blocks(16), self.layout
-        order = self.kernel.order or "input-stationary"
+        order = self.kernel.order.removesuffix(OWN_ROWS)
 
         def load(v: int, s: int, first: int = 0, copies: int = 1) -> Iterator[Any]:
             for j in range(copies):

@@ -53,6 +53,8 @@ class AimWeights:
     channels: int
     columns: int = 64
     """Bursts of a row."""
+    own_rows: bool = False
+    """Outputs of a bank do not share rows."""
 
     @property
     def bursts(self) -> int:
@@ -67,7 +69,7 @@ class AimWeights:
     @property
     def share(self) -> int:
         """Outputs of a bank in a row."""
-        return max(self.columns // self.bursts, 1)
+        return 1 if self.own_rows else max(self.columns // self.bursts, 1)
 
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """See `Layout`."""

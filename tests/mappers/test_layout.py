@@ -17,7 +17,8 @@ from neardata.sim.program import PimMatMul
 from neardata.sim.system.pim_programs import device_of, program_of
 
 LAYOUTS = {"gddr6-aim": AimWeights, "hbm-pim": HbmPimWeights, "attacc-hbm3": AttAccWeights}
-ORDERS = {"gddr6-aim": aim_matmul.ORDERS, "hbm-pim": ("",), "attacc-hbm3": attacc_matmul.ORDERS}
+OWN = ("input-stationary own-rows", "row-stationary own-rows")
+ORDERS = {"gddr6-aim": aim_matmul.ORDERS + OWN, "hbm-pim": ("",), "attacc-hbm3": attacc_matmul.ORDERS}
 
 
 @pytest.mark.parametrize("device", LAYOUTS)
