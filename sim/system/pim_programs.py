@@ -8,6 +8,7 @@ other in any order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -63,12 +64,16 @@ def family_of(device: Device) -> Family:
     )
 
 
-def program_of(kernel: PimMatMul | PimAttention, device: str, channels: int) -> Program:
+def program_of(
+    kernel: PimMatMul | PimAttention, device: str, channels: int, *, first_refresh: int | None = None
+) -> Program:
     """The command program of a kernel on so many channels of a device.
 
     Args:
         device: preset name, or FILE.yaml[:PRESET].
         channels: AiM: channels; HBM-PIM: pseudo-channels; AttAcc: channels of two pseudo-channels.
+        first_refresh: clock cycle in which the first refresh falls due (default: after one interval, so
+            that a kernel shorter than that meets none; tasks one after the other go on with the rest).
 
     Raises:
         InputError: a device without generator, a size below 1, an order the generator has not, or
@@ -79,9 +84,9 @@ def program_of(kernel: PimMatMul | PimAttention, device: str, channels: int) -> 
     """
     model = device_of(device)
     family = family_of(model)
-    if isinstance(kernel, PimMatMul):
-        return _matmul(kernel, model, family, channels)
-    return _attention(kernel, model, family, channels)
+    make: Any = _matmul if isinstance(kernel, PimMatMul) else _attention
+    program: Program = make(kernel, model, family, channels)
+    return program if first_refresh is None else replace(program, first_refresh=first_refresh)
 
 
 def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) -> Program:
