@@ -12,7 +12,7 @@ A program is saved as YAML or JSON, read, edited and run again::
       - name: product
         unit: gpu
         kernel: {kind: matmul, m: 1, n: 4096, k: 4096}
-        operator: product
+        operators: [product]
         reads: [{tensor: w, place: gpu, bytes: 33554432}, {tensor: x, place: gpu, bytes: 8192}]
         writes: [{tensor: y, place: gpu, bytes: 8192}]
 
@@ -99,11 +99,15 @@ class Attention:
     activations: str = "bf16"
     shared_kv: bool = False
     """Values are a part of the keys (a latent cache): read once."""
+    causal: bool = True
+    """A new position sees those before it and itself; otherwise all of the context."""
     kind: Literal["attention"] = "attention"
 
     @property
     def pairs(self) -> int:
         """Query-key pairs of a head."""
+        if not self.causal:
+            return sum(q * c for q, c in zip(self.queries, self.context, strict=True))
         return sum(q * c - q * (q - 1) // 2 for q, c in zip(self.queries, self.context, strict=True))
 
     @property
@@ -146,11 +150,7 @@ class PimMatMul:
 
 @dataclass(frozen=True, slots=True)
 class PimAttention:
-    """Attention of one new position of each sequence over keys and values in the banks.
-
-    Devices without a softmax unit of their own do it in two stages with a softmax elsewhere between
-    them: ``scores`` (q k, read out) and ``values`` (probabilities, brought in, times v).
-    """
+    """Attention of one new position of each sequence over keys and values in the banks."""
 
     context: tuple[int, ...]
     heads: int
@@ -158,13 +158,15 @@ class PimAttention:
     qk: int
     v: int
     stage: Literal["both", "scores", "values"] = "both"
+    """``scores``: queries with keys; ``values``: probabilities with values; ``both``: with the
+    softmax between them, for memories that have a unit for it."""
     kind: Literal["pim_attention"] = "pim_attention"
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
-        widths = {"both": self.qk + self.v, "scores": self.qk, "values": self.v}
-        return sum(self.context) * self.heads * widths[self.stage]
+        width = {"both": self.qk + self.v, "scores": self.qk, "values": self.v}[self.stage]
+        return sum(self.context) * self.heads * width
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +188,10 @@ class Transfer:
 class Collective:
     """Bytes that every unit of a list exchanges with all others."""
 
-    operation: Literal["all_reduce", "all_gather", "all_to_all"]
+    operation: Literal["all_reduce", "all_gather"]
     units: tuple[str, ...]
     bytes: int
-    """Bytes of the result at each unit (``all_to_all``: bytes each unit sends)."""
+    """Of the result at each unit."""
     kind: Literal["collective"] = "collective"
 
     @property
@@ -250,8 +252,8 @@ class Task:
     """A unit or a link of the system."""
     kernel: Kernel
     after: tuple[str, ...] = ()
-    operator: str = ""
-    """The operator of the graph that it is a part of."""
+    operators: tuple[str, ...] = ()
+    """The operators of the graph that it is, or is a part of, in their order."""
     reads: tuple[Operand, ...] = ()
     writes: tuple[Operand, ...] = ()
 
@@ -268,6 +270,8 @@ class Program:
     """Of the graph: name: {kind, group, macs}; what the tasks must add up to."""
     tokens: int = 0
     """Tokens that one run makes, for rates per token."""
+    units: Mapping[str, int] = field(default_factory=dict)
+    """Instances of the system's groups, where its own file does not say."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -277,9 +281,8 @@ class Program:
                 raise InputError("there are two tasks of this name", key=f"tasks.{task.name}")
             for name in task.after:
                 if name not in seen:
-                    raise InputError(
-                        f"waits for '{name}', which is not listed before it", key=f"tasks.{task.name}"
-                    )
+                    problem = f"waits for '{name}', which is not listed before it"
+                    raise InputError(problem, key=f"tasks.{task.name}")
             seen.add(task.name)
 
     @property
@@ -297,6 +300,7 @@ class Program:
             "name": self.name,
             "system": self.system,
             "tokens": self.tokens,
+            "units": dict(self.units),
             "operators": {name: dict(values) for name, values in self.operators.items()},
             "placement": [_plain(operand) for operand in self.placement],
             "tasks": [_plain(task) for task in self.tasks],
@@ -309,8 +313,9 @@ class Program:
         Raises:
             InputError: unknown or missing keys, two tasks of one name, a task that waits for a later one.
 
-        >>> Program.from_dict({"name": "p", "system": "a100", "tasks": [
-        ...     {"name": "t", "unit": "gpu", "kernel": {"kind": "matmul", "m": 1, "n": 8, "k": 8}}]}).tasks[0].kernel.macs
+        >>> kernel = {"kind": "matmul", "m": 1, "n": 8, "k": 8}
+        >>> task = {"name": "t", "unit": "gpu", "kernel": kernel}
+        >>> Program.from_dict({"name": "p", "system": "a100", "tasks": [task]}).tasks[0].kernel.macs
         64
         """
         try:

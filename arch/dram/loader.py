@@ -394,6 +394,26 @@ def _check_refresh(chosen: _Chosen, device: Device) -> None:
 
 
 def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: bool) -> Device:
+    if path.parent == DATA:
+        # the type tells True from 1, of which only one is a count
+        items = tuple((key, type(value), value) for key, value in overrides.items())
+        try:
+            hash(items)
+        except TypeError:  # refused below
+            pass
+        else:
+            return _shipped_device(path, name, items, corrected)
+    return _resolved(path, name, overrides, corrected)
+
+
+@functools.lru_cache(maxsize=128)
+def _shipped_device(
+    path: Path, name: str, items: tuple[tuple[str, type, int], ...], corrected: bool
+) -> Device:
+    return _resolved(path, name, {key: value for key, _, value in items}, corrected)
+
+
+def _resolved(path: Path, name: str, overrides: Mapping[str, int], corrected: bool) -> Device:
     file, standard = _standard(path)
     table = _merge(path, corrected)
     levels = _check_levels(table)
@@ -470,6 +490,8 @@ def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: boo
         unit_of=tuple(_units(command, levels, counts, coordinates) for command in table.commands.values()),
     )
     _check_refresh(chosen, device)
+    for numbers in (device.coordinates, *device.unit_of):  # devices are shared
+        numbers.flags.writeable = False
     return device
 
 

@@ -17,6 +17,7 @@ def run_program(
     *,
     jump: bool = True,
     runs: bool = True,
+    stretches: bool = True,
     fold: bool = True,
     refresh: RefreshPolicy | None = None,
     record_commands: bool = False,
@@ -27,6 +28,8 @@ def run_program(
     Args:
         jump: skip whole periods where the state recurs. The result is the same without.
         runs: take repetitions of one command in one step. The result is the same without.
+        stretches: work out once what binds the commands of a stretch that is met often (see
+            `neardata.sim.dram.program_stretch`). The result is the same without.
         fold: simulate one of the channels that do the same. The result is the same without.
         refresh: instead of the program's own policy.
         record_commands: keep the command trace of the first channel of each group (no
@@ -68,8 +71,9 @@ def run_program(
             continue
         for i in range(1 if fold else group.channels):
             report, partial = run_channel(
-                program, group, device, policy, jump=jump, runs=runs, record=record_commands and i == 0
-            )
+                program, group, device, policy, jump=jump, runs=runs, stretches=stretches,
+                record=record_commands and i == 0,
+            )  # fmt: skip
             if fold:
                 done.append((group, report))
                 reports.append(replace(report, channels=group.channels))

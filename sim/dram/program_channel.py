@@ -8,14 +8,19 @@ import numpy as np
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
-from neardata.sim.dram import program_kernel as k
+from neardata.sim.dram import program_kernel
+from neardata.sim.dram import program_layout as k
 from neardata.sim.dram.command_log import CommandLog
 from neardata.sim.dram.program import ChannelGroup, Issue, Program, RefreshPolicy
+from neardata.sim.dram.program_operations import SPLIT_REPEAT
 from neardata.sim.dram.program_report import ChannelReport, HostReport
-from neardata.sim.dram.program_table import SPLIT_REPEAT, ProgramTable, build
+from neardata.sim.dram.program_stretch import lay_out_stretches
+from neardata.sim.dram.program_table import ProgramTable, build
 
 SLICE = 20_000_000
 """Commands between two looks at the keyboard."""
+LEARN = 100_000
+"""Commands before stretches that are often met are laid out; twice as many before the next time."""
 
 
 def run_channel(
@@ -26,6 +31,7 @@ def run_channel(
     *,
     jump: bool,
     runs: bool,
+    stretches: bool,
     record: bool,
 ) -> tuple[ChannelReport, bool]:
     """Run a group's steps on one channel, from power-up to their end.
@@ -36,19 +42,23 @@ def run_channel(
     Raises:
         InputError: the program does not fit the device, or a command is forbidden.
     """
-    table = build(program, group, device, policy, log=record, jump=jump, runs=runs)
+    table = build(program, group, device, policy, log=record, jump=jump, runs=runs, stretches=stretches)
     tables, state = table.tables, table.state
-    partial = False
+    partial, learning = False, bool(table.stretches)
+    budget = LEARN
     try:
         while True:
-            state.register[k.R_BUDGET] = SLICE
-            status = k.execute(tables, state)
+            state.register[k.R_BUDGET] = min(budget, SLICE) if learning else SLICE
+            status = program_kernel.execute(tables, state)
             if status == k.LOG_FULL:
                 longer = np.zeros((2 * len(state.log), 6), dtype=np.int64)
                 longer[: len(state.log)] = state.log
                 state = state._replace(log=longer)
             elif status != k.PAUSED:
                 break
+            elif learning:
+                tables, learning = lay_out_stretches(tables, state, table.stretches)
+                budget *= 2
     except KeyboardInterrupt:
         partial, status = True, k.DONE
     if status == k.FAILED:
@@ -56,7 +66,9 @@ def run_channel(
     alone = 0
     if program.host is not None and not partial:
         quiet = replace(program, host=None)
-        report, partial = run_channel(quiet, group, device, policy, jump=jump, runs=runs, record=False)
+        report, partial = run_channel(
+            quiet, group, device, policy, jump=jump, runs=runs, stretches=stretches, record=False
+        )
         alone = report.cycles
     return _report(program, group, device, table, state, alone), partial
 

@@ -47,7 +47,7 @@ def latency_throughput(
     curves: Mapping[str, Sequence[LoadPoint]], peak_gb_per_s: float, path: Path, title: str
 ) -> None:
     """Draw read latency over achieved bandwidth, a line per curve: mean solid, 99th percentile dashed."""
-    figure, axes = _figure(7.0, 4.2, title)
+    figure, axes = new_figure(7.0, 4.2, title)
     for (name, points), colour in zip(curves.items(), LINES * 4, strict=False):
         x = [p.achieved_gb_per_s for p in points]
         axes.plot(x, [p.mean_ns for p in points], "o-", ms=3.5, color=colour, label=f"{name}, mean")
@@ -77,7 +77,7 @@ def where_the_cycles_went(
         bars: label and shares (summing to 1) of each run.
         shown: causes shown apart; the smaller ones are drawn as ``others``.
     """
-    figure, axes = _figure(8.0, max(2.4, 1.2 + 0.3 * len(bars)), title)
+    figure, axes = new_figure(8.0, max(2.4, 1.2 + 0.3 * len(bars)), title)
     total: dict[str, float] = {}
     for _, shares in bars:
         for cause, share in shares.items():
@@ -96,7 +96,7 @@ def where_the_cycles_went(
         drawn = axes.barh(range(len(bars)), widths, left=left, color=colour, height=0.78, label=cause)
         axes.bar_label(
             drawn, [f"{w:.0%}" if w >= 0.045 else "" for w in widths], label_type="center",
-            fontsize=8, color=_readable_on(colour),
+            fontsize=8, color=readable_on(colour),
         )  # fmt: skip
         left = [done + width for done, width in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(bars)), [label for label, _ in bars])
@@ -109,7 +109,7 @@ def where_the_cycles_went(
     figure.savefig(path, dpi=150)
 
 
-def _figure(width: float, height: float, title: str) -> tuple[Any, Any]:
+def new_figure(width: float, height: float, title: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -123,6 +123,6 @@ def _figure(width: float, height: float, title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _readable_on(colour: str) -> str:
+def readable_on(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else INK

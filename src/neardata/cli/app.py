@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from neardata.cli import devices, doctor, dram, pim, profiles
+from neardata.cli import devices, doctor, dram, explain, pim, profiles
+from neardata.cli import run as run_command
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("run")(run_command.run)
+app.command("explain")(explain.explain)
 app.command("devices")(devices.list_devices)
 app.command("show")(devices.show)
 app.command("profiles")(profiles.list_profiles)

@@ -108,6 +108,118 @@ def test_jump_changes_nothing_in_long_loops(seed):
     assert results == [results[0]] * 4
 
 
+@pytest.fixture
+def eager(monkeypatch) -> list[int]:
+    """Stretches are laid out at their first visit; how often one was executed, run by run."""
+    from neardata.sim.dram import program_channel, program_kernel, program_stretch
+    from neardata.sim.dram.program_layout import R_STRETCHES
+
+    def execute(tables, state):
+        status = real(tables, state)
+        executed.append(int(state.register[R_STRETCHES]))
+        return status
+
+    executed: list[int] = []
+    real = program_kernel.execute
+    monkeypatch.setattr(program_kernel, "execute", execute)
+    monkeypatch.setattr(program_channel, "LEARN", 20)
+    monkeypatch.setattr(program_stretch, "LEAST_VISITS", 1)
+    return executed
+
+
+def unchecked(body: list, openers: set[str]) -> list:
+    """Steps without the rows of commands on open rows: rows need not be kept, and stretches are laid out."""
+    out = []
+    for step in body:
+        if isinstance(step, dict):
+            step = {
+                key: unchecked(value, openers)
+                if key == "body"
+                else {f: v for f, v in value.items() if f != "row"}
+                if isinstance(value, dict) and key not in openers
+                else value
+                for key, value in step.items()
+            }
+        out.append(step)
+    return out
+
+
+def unchecked_program(name: str, seed: int, again: int = 1, **sizes) -> tuple[Program, Device]:
+    """A random program in which most commands are part of a stretch."""
+    program, device = random_program(name, seed, **sizes)
+    commands = zip(device.command_names, device.commands, strict=True)
+    openers = {name for name, c in commands if c.leaves in ("open", "activating")}
+    data = program.to_dict()
+    data.pop("host", None)
+    if data["refresh"] == "close-reopen":
+        data["refresh"] = "all-bank"
+        data.pop("owed", None)
+    body = unchecked(data["body"], openers)
+    return Program.from_dict({**data, "body": [{"loop": again, "body": body}] if again > 1 else body}), device
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+@pytest.mark.parametrize("name", [*device_names(), "ddr4-2400r/2"])
+def test_stretches_equal_the_twin(name, seed, eager):
+    program, device = unchecked_program(name, seed + 500, again=8, longest=(3, 3))
+    assert program.refresh is not None
+    twin = NaiveChannel(program, device, program.refresh)
+    try:
+        twin.run(program.groups[0])
+    except Illegal:
+        with pytest.raises(InputError, match="cycle"):
+            run_program(program, jump=False)
+        return
+    for runs in (True, False):
+        report = run_program(program, jump=False, runs=runs).groups[0]
+        assert report.cycles == twin.over - 1
+        assert report.lost_cycles == {cause: n for cause, n in twin.lost.items() if n}
+        assert (report.busy_cycles, report.refreshes, report.open_cycles) == (
+            twin.busy, twin.refreshes, twin.open_cycles
+        )  # fmt: skip
+        phases = {p: n for p, n in report.phase_cycles.items() if n}
+        assert phases == {p: n for p, n in twin.phases.items() if n}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_stretches_change_nothing_in_long_loops(seed, eager):
+    names = device_names()
+    longest = [(1500, 10, 3), (10, 150, 4), (3, 4, 300)][seed // len(names) % 3]
+    program, _ = unchecked_program(names[seed % len(names)], seed + 2000, longest=longest)
+    results = []
+    for jump, runs, stretches in itertools.product((True, False), repeat=3):
+        try:
+            report = run_program(program, jump=jump, runs=runs, stretches=stretches)
+            results.append(figures(report.groups[0]))
+        except InputError as error:
+            results.append((str(error),))
+    assert results == [results[0]] * 8
+
+
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("refresh", ["none", "all-bank", "declared"])
+def test_most_of_a_loop_of_rows_is_done_in_stretches(refresh, runs, eager):
+    body = tiles(2000, 8)
+    body[0]["body"][0]["body"].append("refresh")
+    program = Program.from_dict({"device": "gddr6-aim", "refresh": refresh, "body": body})
+    with_stretches = run_program(program, jump=False, runs=runs)
+    assert eager[-1] > 1800
+    without = run_program(program, jump=False, runs=runs, stretches=False)
+    assert eager[-1] == 0
+    assert figures(with_stretches.groups[0]) == figures(without.groups[0])
+
+
+def test_a_bank_chosen_by_an_inner_loop_is_part_of_a_stretch(eager):
+    where = {"bank_group": "3 - g", "bank": "b"}
+    macs = [{"loop": {"g": 4}, "body": [{"loop": {"b": 4}, "body": [{"MAC": where}, {"MAC": where}]}]}]
+    row = [{"ACT16": {"row": "i"}}, *macs, "PREA"]
+    body = [{"loop": {"i": 500}, "body": row}]
+    program = Program.from_dict({"device": "gddr6-aim", "refresh": "all-bank", "body": body})
+    with_stretches = run_program(program, jump=False)
+    assert eager[-1] > 400
+    assert figures(with_stretches.groups[0]) == figures(run_program(program, stretches=False).groups[0])
+
+
 def tiles(n: int, macs: int = 64) -> list:
     """n rows, one after the other."""
     body = [{"ACT16": {"row": "i"}}, {"MAC16": {"column": "k"}, "repeat": {"k": macs}}, "PREA"]

@@ -1,0 +1,529 @@
+"""Processors and links against measurements, and the constants fitted to some of them.
+
+    python benchmarks/processors.py             every table, and each must: measured, met or MISSED
+    python benchmarks/processors.py calibrate   fits the constants anew and prints them
+
+What is fitted to what (everything else is data sheets, or marked assumed in the presets):
+
+- a100-80gb, all four efficiencies: linear layers of Llama-2-7B; those of Llama-2-70B and
+  Llama-3-8B validate.
+- rtx-pro-6000, ``launch_ns`` alone: Llama-3.1-8B's element-wise layers of at most 16 tokens, which
+  are not in the table. The other three are the A100's. But Llama's other rows were looked at when
+  the model was made: they decided the form of attention, what a write to the cache costs, and
+  which of two published memory rates holds. Qwen3's rows are the check, and have a verdict of
+  their own.
+- nvlink-3: startup and fraction of a transfer, send/recv; those of collectives, all-reduce of two
+  ranks. All-reduce of four and eight ranks validates.
+
+The measurements are in tests/data/processor, their origin in tests/data/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+import timeit
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from neardata.arch.link import Link, load_link
+from neardata.arch.processor import Processor, load_processor
+from neardata.sim.link import all_reduce, send_recv
+from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul, total
+
+DATA = Path(__file__).parents[1] / "tests" / "data" / "processor"
+Rows = list[dict[str, str]]
+Pair = tuple[float, float]
+"""Predicted and measured."""
+
+
+def rows_of(name: str) -> Rows:
+    with (DATA / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of predictions, relative to what was measured."""
+
+    rows: int
+    median: float
+    p90: float
+    bias: float
+    """Median with the sign: below 0 predicts too little."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Errors:
+        signed = sorted(predicted / measured - 1 for predicted, measured in pairs)
+        sizes = sorted(map(abs, signed))
+        return cls(len(sizes), median(sizes), sizes[math.ceil(0.9 * len(sizes)) - 1], median(signed))
+
+    def __str__(self) -> str:
+        return f"{self.rows:5d} rows  median {self.median:6.1%}  90th {self.p90:6.1%}  bias {self.bias:+6.1%}"
+
+
+# A100: linear layers
+
+A100_FITTED = "Llama-2-7b-hf"
+
+
+def a100_linear(gpu: Processor, model: Callable[[str], bool]) -> list[Pair]:
+    """Milliseconds."""
+    return [
+        (
+            matmul(gpu, int(row["m_tokens"]), int(row["n"]), int(row["k"])).time_ps / 1e9,
+            float(row["time_ms_median"]),
+        )
+        for row in rows_of("a100_linear.csv")
+        if model(row["model"])
+    ]
+
+
+# RTX PRO 6000: layers of two models
+
+
+@dataclass(frozen=True)
+class Dims:
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    width: int
+    vocabulary: int
+
+
+RTX_MODELS = {
+    "llama": Dims(4096, 14336, 32, 8, 128, 128256),
+    "qwen": Dims(2048, 768, 32, 4, 128, 151936),
+}
+RTX_SMALL = 16
+"""Element-wise layers of so many tokens take a launch and nothing else to speak of."""
+
+
+def product(gpu: Processor, m: int, n: int, k: int) -> Cost:
+    return matmul(gpu, m, n, k, weight_format="bf16", activation_dtype="bf16")
+
+
+def expert_product(gpu: Processor, tokens: list[int], n: int, k: int) -> Cost:
+    return expert_matmul(gpu, tokens, n, k, weight_format="bf16", activation_dtype="bf16")
+
+
+def rtx_layer(gpu: Processor, dims: Dims, layer: str, tokens: int) -> Cost:
+    query, key = dims.heads * dims.width, dims.kv_heads * dims.width
+    match layer:
+        case "qkv_proj":
+            return product(gpu, tokens, query + 2 * key, dims.hidden)
+        case "o_proj":
+            return product(gpu, tokens, dims.hidden, query)
+        case "gate_up_proj":
+            return product(gpu, tokens, 2 * dims.feed_forward, dims.hidden)
+        case "down_proj":
+            return product(gpu, tokens, dims.hidden, dims.feed_forward)
+        case "lm_head":
+            return product(gpu, tokens, dims.vocabulary, dims.hidden)
+        case "act_fn":
+            return elementwise(gpu, 4 * tokens * dims.feed_forward, 2 * tokens * dims.feed_forward)
+        case "final_layernorm":  # with the residual, read and written
+            return elementwise(gpu, 4 * tokens * dims.hidden, 4 * tokens * dims.hidden)
+        case "layernorm":  # the mean of two, the first of which has no residual in a model of one layer
+            return elementwise(gpu, 3 * tokens * dims.hidden, 3 * tokens * dims.hidden)
+        case "rotary_emb" | "qk_norm":
+            return elementwise(gpu, 2 * tokens * (query + key), 2 * tokens * (query + key))
+        case "embedding":
+            return elementwise(gpu, 2 * tokens * dims.hidden, 2 * tokens * dims.hidden)
+    raise ValueError(layer)
+
+
+def rtx_attention(gpu: Processor, dims: Dims, row: Mapping[str, str]) -> Cost:
+    """A batch of at most one chunk of a prompt and of sequences that decode."""
+    chunk, before, decoding, context = (
+        int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+    )
+    prompts = (chunk,) if chunk else ()
+    return attention(
+        gpu,
+        (*prompts, *(1,) * decoding),
+        (*(c + before for c in prompts), *(context,) * decoding),
+        dims.heads,
+        dims.kv_heads,
+        dims.width,
+        dims.width,
+        kv_format="bf16",
+        activation_dtype="bf16",
+    )
+
+
+def rtx_experts(gpu: Processor, dims: Dims, tokens: int, active: int) -> Cost:
+    """Qwen3's experts, eight a token, evenly over the active ones; routing is not in it."""
+    pairs = 8 * tokens
+    each = [pairs // active + (i < pairs % active) for i in range(active)]
+    return total(
+        (
+            expert_product(gpu, each, 2 * dims.feed_forward, dims.hidden),
+            elementwise(gpu, 4 * pairs * dims.feed_forward, 2 * pairs * dims.feed_forward),
+            expert_product(gpu, each, dims.hidden, dims.feed_forward),
+            elementwise(gpu, 2 * pairs * dims.hidden, 2 * tokens * dims.hidden),
+        )
+    )
+
+
+MATRIX_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head")
+
+
+def rtx_fitted(model: str, layer: str, tokens: int) -> bool:
+    """Whether a constant was fitted to this row."""
+    return model == "llama" and layer not in MATRIX_LAYERS and tokens <= RTX_SMALL
+
+
+def rtx_dense(gpu: Processor, fitted: bool) -> dict[str, list[Pair]]:
+    """Microseconds, by model and layer."""
+    families: dict[str, list[Pair]] = {}
+    for model, dims in RTX_MODELS.items():
+        dense = [(r["layer"], int(r["tokens"]), r) for r in rows_of(f"rtxpro6000_{model}_dense.csv")]
+        heads = [
+            (r["layer"], int(r["sequences"]), r)
+            for r in rows_of(f"rtxpro6000_{model}_per_sequence.csv")
+            if r["layer"] == "lm_head"
+        ]
+        for layer, tokens, row in dense + heads:
+            if rtx_fitted(model, layer, tokens) == fitted:
+                cost = rtx_layer(gpu, dims, layer, tokens)
+                families.setdefault(f"{model} {layer}", []).append(
+                    (cost.time_ps / 1e6, float(row["time_us"]))
+                )
+    return families
+
+
+def rtx_others(gpu: Processor) -> dict[str, list[Pair]]:
+    """Microseconds of attention and experts, by model and kind."""
+    families: dict[str, list[Pair]] = {}
+    for model, dims in RTX_MODELS.items():
+        for row in rows_of(f"rtxpro6000_{model}_attention.csv"):
+            kind = "decode" if row["prefill_chunk"] == "0" else "mixed"
+            kind = "prefill" if row["n_decode"] == "0" else kind
+            families.setdefault(f"{model} attention, {kind}", []).append(
+                (rtx_attention(gpu, dims, row).time_ps / 1e6, float(row["time_us"]))
+            )
+    families["qwen experts"] = [
+        (
+            rtx_experts(gpu, RTX_MODELS["qwen"], int(r["tokens"]), int(r["activated_experts"])).time_ps / 1e6,
+            float(r["time_us"]),
+        )
+        for r in rows_of("rtxpro6000_qwen_moe.csv")
+    ]
+    return families
+
+
+# NVLink of a DGX A100
+
+
+def nvlink(link: Link, collective: str, ranks: int) -> list[Pair]:
+    """Milliseconds. The sizes are bytes of the tensor: were they elements of two bytes, send/recv
+    would exceed the links' 300 GB/s."""
+    return [
+        (
+            (send_recv(link, size) if collective == "send_recv" else all_reduce(link, ranks, size)) / 1e9,
+            float(row["time_ms_median"]),
+        )
+        for row in rows_of("a100_dgx_collectives.csv")
+        for size in [int(row["size_bytes_as_given"])]
+        if row["collective"] == collective and int(row["workers"]) == ranks
+    ]
+
+
+# Splitwise: two models on A100 and H100
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as vLLM of 2023 served it, FP16."""
+
+    dims: Dims
+    layers: int
+    gated: bool
+
+
+SPLITWISE = {
+    "llama2-70b": Served(Dims(8192, 28672, 64, 8, 128, 32000), 80, gated=True),
+    "bloom-176b": Served(Dims(14336, 57344, 112, 112, 128, 250880), 70, gated=False),
+}
+MACHINES = {"a100-80gb": ("a100-80gb", "nvlink-3"), "h100-80gb": ("h100-sxm", "nvswitch")}
+"""Our processor and link for the names in the file."""
+
+
+def iteration_ms(
+    gpu: Processor, link: Link, served: Served, parallel: int, queries: int, context: int, batch: int
+) -> float:
+    """One pass over a model of which each GPU has a part of every matrix."""
+    dims, tokens = served.dims, queries * batch
+    query, key = dims.heads * dims.width // parallel, max(1, dims.kv_heads // parallel) * dims.width
+    inner = dims.feed_forward // parallel
+    up = 2 * inner if served.gated else inner
+    row = 2 * tokens  # bytes of a column in FP16
+    layer = (
+        elementwise(gpu, 2 * row * dims.hidden, 2 * row * dims.hidden),
+        matmul(gpu, tokens, query + 2 * key, dims.hidden),
+        elementwise(gpu, row * (query + key), row * (query + key)),
+        elementwise(gpu, 2 * row * key, 2 * row * key),
+        attention(
+            gpu, (queries,) * batch, (context,) * batch, query // dims.width, key // dims.width,
+            dims.width, dims.width,
+        ),
+        matmul(gpu, tokens, dims.hidden, query),
+        elementwise(gpu, 2 * row * dims.hidden, 2 * row * dims.hidden),
+        matmul(gpu, tokens, up, dims.hidden),
+        elementwise(gpu, row * up, row * inner),
+        matmul(gpu, tokens, dims.hidden, inner),
+    )  # fmt: skip
+    ps = served.layers * (total(layer).time_ps + 2 * all_reduce(link, parallel, row * dims.hidden))
+    ps += matmul(gpu, batch, dims.vocabulary // parallel, dims.hidden).time_ps
+    return ps / 1e9
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """H100 over A100 of one configuration of Splitwise's table."""
+
+    model: str
+    parallel: int
+    of: str
+    """``TTFT`` or ``TBT``."""
+    predicted: float
+    measured: float
+
+
+def splitwise_ratios() -> list[Ratio]:
+    times: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {}
+    for row in rows_of("splitwise.csv"):
+        key = tuple(row[c] for c in ("model", "tensor_parallel", "prompt_size", "batch_size", "token_size"))
+        found = times.setdefault(key, {}).setdefault(row["hardware"], [])
+        found.append((float(row["prompt_time"]), float(row["token_time"])))
+    machines = {name: (load_processor(gpu), load_link(link)) for name, (gpu, link) in MACHINES.items()}
+    ratios = []
+    for (model, *sizes), by_machine in times.items():
+        parallel, prompt, batch, tokens = map(int, sizes)
+        served = SPLITWISE[model]
+        first, between = (
+            {
+                name: iteration_ms(gpu, link, served, parallel, queries, context, batch)
+                for name, (gpu, link) in machines.items()
+            }
+            for queries, context in ((prompt, prompt), (1, prompt + tokens // 2))
+        )
+        for i, (of, ms) in enumerate((("TTFT", first), ("TBT", between))):
+            seen = {name: median(t[i] for t in by_machine[name]) for name in machines}
+            ratios.append(
+                Ratio(
+                    model,
+                    parallel,
+                    of,
+                    ms["h100-80gb"] / ms["a100-80gb"],
+                    seen["h100-80gb"] / seen["a100-80gb"],
+                )
+            )
+    return ratios
+
+
+# fits
+
+STEPS = {
+    "matrix": 0.01, "memory": 0.01, "exposed": 0.02, "launch_ns": 100.0,
+    "startup_ns": 500.0, "fraction": 0.01,
+}  # fmt: skip
+"""What constants are rounded to."""
+Constants = dict[str, float]
+
+
+def fit(names: Iterable[str], start: Constants, predict: Callable[[Constants], list[Pair]]) -> Constants:
+    """Least mean absolute log error, a constant a step at a time until no step helps."""
+
+    def loss(constants: Constants) -> float:
+        pairs = predict(constants)
+        return sum(abs(math.log(predicted / measured)) for predicted, measured in pairs) / len(pairs)
+
+    names = tuple(names)
+    found, least = dict(start), loss(start)
+    size = 4
+    while size:
+        better = False
+        for name in names:
+            for step in (size * STEPS[name], -size * STEPS[name]):
+                trial = {**found, name: round(found[name] + step, 6)}
+                if trial[name] <= 0 or (not name.endswith("_ns") and trial[name] > 1):
+                    continue
+                value = loss(trial)
+                if value < least:
+                    found, least, better = trial, value, True
+        size = size if better else size // 2
+    return found
+
+
+def with_constants(name: str, constants: Constants) -> Processor:
+    return load_processor(name, {f"efficiency.{key}.value": value for key, value in constants.items()})
+
+
+def fit_a100() -> Constants:
+    start = {"matrix": 0.8, "memory": 0.85, "exposed": 0.2, "launch_ns": 5000.0}
+    return fit(
+        start,
+        start,
+        lambda c: a100_linear(with_constants("a100-80gb", c), lambda model: model == A100_FITTED),
+    )
+
+
+def fit_rtx(a100: Constants) -> Constants:
+    """``launch_ns``; the rest is the A100's."""
+
+    def predict(constants: Constants) -> list[Pair]:
+        gpu = with_constants("rtx-pro-6000", constants)
+        return [pair for pairs in rtx_dense(gpu, fitted=True).values() for pair in pairs]
+
+    return fit(("launch_ns",), a100, predict)
+
+
+def fit_nvlink(prefix: str, collective: str) -> Constants:
+    """``startup_ns`` and ``fraction``, of transfers or under ``collective.``, on two ranks."""
+
+    def predict(constants: Constants) -> list[Pair]:
+        return nvlink(
+            load_link("nvlink-3", {f"{prefix}{key}.value": value for key, value in constants.items()}),
+            collective,
+            2,
+        )
+
+    return fit(("startup_ns", "fraction"), {"startup_ns": 20000.0, "fraction": 0.8}, predict)
+
+
+# output
+
+
+def verdict(what: str, must: float, measured: float) -> str:
+    return f"  {what}: must <= {must:.0%}, measured {measured:.1%}: {'met' if measured <= must else 'MISSED'}"
+
+
+def print_a100() -> None:
+    print("A100-80GB, linear layers in FP16 (efficiencies fitted to the first row)")
+    gpu = load_processor("a100-80gb")
+    for name in (A100_FITTED, "Llama-2-70b-hf", "Meta-Llama-3-8B"):
+        print(f"  {name:18s} {Errors.of(a100_linear(gpu, name.__eq__))}")
+    others = Errors.of(a100_linear(gpu, lambda model: model != A100_FITTED))
+    print(f"  {'the last two':18s} {others}")
+    print(verdict("median", 0.08, others.median))
+    print(verdict("90th percentile", 0.20, others.p90))
+
+
+def print_rtx() -> None:
+    print("\nRTX PRO 6000, layers in BF16 (A100's efficiencies; launch fitted to rows not in this table)")
+    gpu = load_processor("rtx-pro-6000")
+    dense, others = rtx_dense(gpu, fitted=False), rtx_others(gpu)
+    for family, pairs in {**dense, **others}.items():
+        print(f"  {family:26s} {Errors.of(pairs)}")
+
+    def together(name: str, chosen: Callable[[str], bool]) -> Errors:
+        pairs = [pair for family, all in {**dense, **others}.items() if chosen(family) for pair in all]
+        found = Errors.of(pairs)
+        print(f"  {name:26s} {found}")
+        return found
+
+    print("  together")
+    matrix_families = {family for family in dense if family.split()[-1] in MATRIX_LAYERS}
+    matrix = together("matrix layers", lambda f: f in matrix_families)
+    together("element-wise layers", lambda f: f in dense and f not in matrix_families)
+    dense_errors = together("dense: both", lambda f: f in dense)
+    attention_errors = together("attention", lambda f: "attention" in f)
+    experts = together("experts", lambda f: "experts" in f)
+    everything = together("everything", lambda f: True)
+    qwen = together("qwen", lambda f: f.startswith("qwen"))
+    qwen_matrix = together("qwen, matrix layers", lambda f: f.startswith("qwen") and f in matrix_families)
+    qwen_dense = together("qwen, dense", lambda f: f.startswith("qwen") and f in dense)
+    print(verdict("median, everything", 0.12, everything.median))
+    for name, errors in (
+        ("dense", dense_errors),
+        ("dense, matrix layers", matrix),
+        ("attention", attention_errors),
+        ("experts", experts),
+        ("qwen", qwen),
+        ("qwen, dense", qwen_dense),
+        ("qwen, dense, matrix layers", qwen_matrix),
+    ):
+        print(verdict(f"median, {name}", 0.12, errors.median))
+
+
+def print_nvlink() -> None:
+    print("\nNVLink of a DGX A100 (fitted: send/recv; all-reduce of two)")
+    link = load_link("nvlink-3")
+    sent = Errors.of(nvlink(link, "send_recv", 2))
+    print(f"  {'send/recv':14s} {sent}")
+    for ranks in (2, 4, 8):
+        print(f"  all-reduce, {ranks}  {Errors.of(nvlink(link, 'all_reduce', ranks))}")
+    reduced = Errors.of(nvlink(link, "all_reduce", 4) + nvlink(link, "all_reduce", 8))
+    print(verdict("median, send/recv", 0.15, sent.median))
+    print(verdict("median, all-reduce of four and eight", 0.15, reduced.median))
+
+
+def print_splitwise() -> None:
+    print("\nSplitwise, H100 over A100 (nothing fitted; medians over prompts, batches and outputs)")
+    ratios = splitwise_ratios()
+    for model in SPLITWISE:
+        for of in ("TTFT", "TBT"):
+            found = [r for r in ratios if r.model == model and r.of == of]
+            for parallel in (None, *sorted({r.parallel for r in found})):
+                some = [r for r in found if parallel in (None, r.parallel)]
+                predicted, measured = median(r.predicted for r in some), median(r.measured for r in some)
+                what = f"{model} {of}" + ("" if parallel is None else f", {parallel} GPUs")
+                print(f"  {what:24s} predicted {predicted:.3f}  measured {measured:.3f}", end="")
+                print(verdict(" off", 0.15, abs(predicted / measured - 1)))
+
+
+def print_speed() -> None:
+    print("\nCPU time of a call, the least of 5 repetitions (must: below 50 us)")
+    gpu, calls = load_processor("a100-80gb"), 400
+
+    def microseconds(call: Callable[[int], object]) -> float:
+        def all_calls() -> None:
+            for i in range(calls):
+                call(i)
+
+        return min(timeit.repeat(all_calls, timer=time.process_time, number=1, repeat=5)) / calls * 1e6
+
+    shapes = iter(range(1, 1 << 30))
+    for what, call in (
+        ("matmul, a shape seen before", lambda i: matmul(gpu, 128, 4096, 4096)),
+        ("matmul, a new shape", lambda i: matmul(gpu, next(shapes), 4096, 4096)),
+        ("expert_matmul, 128 experts", lambda i: expert_matmul(gpu, (16,) * 128, 1536, 2048)),
+        ("attention, 64 alike", lambda i: attention(gpu, (1,) * 64, (4096,) * 64, 32, 8, 128, 128)),
+        ("attention, 8 lengths", lambda i: attention(gpu, (1,) * 8, range(512, 520), 32, 8, 128, 128)),
+        ("attention, 64 lengths", lambda i: attention(gpu, (1,) * 64, range(512, 576), 32, 8, 128, 128)),
+        ("elementwise", lambda i: elementwise(gpu, 8192, 8192)),
+    ):
+        us = microseconds(call)
+        print(f"  {what:28s} {us:6.1f} us: {'met' if us < 50 else 'MISSED'}")
+
+
+def print_fits() -> None:
+    a100 = fit_a100()
+    print("a100-80gb efficiency:", a100)
+    print("rtx-pro-6000 efficiency:", fit_rtx(a100))
+    print("nvlink-3:", fit_nvlink("", "send_recv"))
+    print("nvlink-3 collective:", fit_nvlink("collective.", "all_reduce"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("action", nargs="?", choices=["tables", "calibrate"], default="tables")
+    if parser.parse_args().action == "calibrate":
+        print_fits()
+        return
+    print_a100()
+    print_rtx()
+    print_nvlink()
+    print_splitwise()
+    print_speed()
+
+
+if __name__ == "__main__":
+    main()

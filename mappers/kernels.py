@@ -1,0 +1,163 @@
+"""Kernels of an operator's part on one slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neardata.arch.dram import Device
+from neardata.mappers.regions import bytes_of, input_shard, output_shard
+from neardata.mappers.sharding import Rule
+from neardata.sim.program import (
+    Attention,
+    Elementwise,
+    GroupedMatMul,
+    Kernel,
+    MatMul,
+    PimAttention,
+    PimMatMul,
+)
+from neardata.workloads.graph import Graph, Operator
+
+OPERATIONS = {
+    "norm": 4, "rope": 3, "activation": 4, "multiply": 1, "add": 1, "softmax": 5, "route": 8, "combine": 2,
+}  # fmt: skip
+"""Arithmetic operations of an element, assumed: transcendental functions count as four."""
+
+
+def _size(graph: Graph, operator: Operator, rule: Rule, slot: int, dim: str) -> int:
+    """n or k of the slot's part."""
+    total = int(operator[dim])
+    if (dim == "n" and rule.form == "columns") or (dim == "k" and rule.form == "rows"):
+        start, stop = rule.bounds[slot]
+        return stop - start
+    return total
+
+
+def formats(graph: Graph, operator: Operator) -> tuple[str, str]:
+    """Of the weights, scales included, and of the activations of a product."""
+    weights = next(
+        graph.tensors[name].format for name in operator.inputs if graph.tensors[name].role == "weight"
+    )
+    return str(weights), graph.tensors[operator.inputs[0]].format.dtype
+
+
+def processor_kernel(
+    graph: Graph, operators: Sequence[Operator], rules: Sequence[Rule], slot: int
+) -> Kernel | None:
+    """What a processor runs for a product, or for products side by side; None where the slot has
+    nothing to do."""
+    operator, rule = operators[0], rules[0]
+    if operator.kind in ("linear", "expert_linear"):
+        weights, activations = formats(graph, operator)
+        pairs = zip(operators, rules, strict=True)
+        n = sum(_size(graph, other, r, slot, "n") for other, r in pairs)
+        k = _size(graph, operator, rule, slot, "k")
+        if not n or not k:
+            return None
+        if operator.kind == "linear":
+            return MatMul(operator["m"], n, k, 1, weights, activations)
+        rows = operator["tokens"][slice(*rule.bounds[slot])] if rule.form == "experts" else operator["tokens"]
+        return GroupedMatMul(tuple(rows), n, k, weights, activations) if any(rows) else None
+    if operator.kind == "head_linear":
+        weights, activations = formats(graph, operator)
+        heads = operator["heads"] if rule.form == "whole" else rule.bounds[slot][1] - rule.bounds[slot][0]
+        if not heads:
+            return None
+        return MatMul(operator["m"], operator["n"], operator["k"], heads, weights, activations)
+    if operator.kind == "attention":
+        heads, kv = _heads(operator, rule, slot)
+        if not heads:
+            return None
+        cache = graph.tensors[operator.inputs[1]].format
+        activations = graph.tensors[operator.inputs[0]].format.dtype
+        return Attention(
+            tuple(operator["queries"]), _looked_at(operator), heads, kv, operator["qk"], operator["v"],
+            str(cache), activations, shared_kv=len(_caches(graph, operator)) == 1,
+            causal=operator.attributes.get("causal", True),
+        )  # fmt: skip
+    raise AssertionError(f"no kernel for {operator.kind}")
+
+
+def pim_kernels(
+    graph: Graph, operator: Operator, rule: Rule, slot: int, device: Device
+) -> tuple[Kernel, ...]:
+    """What a PIM memory runs for a product, with the processor's part between; none where it cannot."""
+    stored = [
+        graph.tensors[n].format for n in operator.inputs if graph.tensors[n].role in ("weight", "cache")
+    ]
+    if any(format.bits != 16 for format in stored):
+        return ()
+    if operator.kind == "linear":
+        n, k = (_size(graph, operator, rule, slot, dim) for dim in "nk")
+        return (PimMatMul(operator["m"], n, k),) if n and k else ()
+    if operator.kind == "expert_linear":
+        n, k = (_size(graph, operator, rule, slot, dim) for dim in "nk")
+        rows = operator["tokens"][slice(*rule.bounds[slot])] if rule.form == "experts" else operator["tokens"]
+        return tuple(PimMatMul(m, n, k) for m in rows if m) if n and k else ()
+    if operator.kind == "attention" and set(operator["queries"]) == {1}:
+        heads, kv = _heads(operator, rule, slot)
+        context = _looked_at(operator)
+        if not heads or len(_caches(graph, operator)) != 2 or not operator.attributes.get("causal", True):
+            return ()
+        sizes = (context, heads, kv, operator["qk"], operator["v"])
+        if "SFM" in device.command_names:  # the softmax unit is in the memory
+            return (PimAttention(*sizes),)
+        scores = sum(context) * heads
+        softmax = Elementwise(2 * scores, 2 * scores, OPERATIONS["softmax"] * scores)
+        return (PimAttention(*sizes, stage="scores"), softmax, PimAttention(*sizes, stage="values"))
+    return ()
+
+
+def _heads(operator: Operator, rule: Rule, slot: int) -> tuple[int, int]:
+    """Query and key heads of the slot."""
+    heads, kv = int(operator["heads"]), int(operator["kv_heads"])
+    if rule.form == "whole":
+        return heads, kv
+    start, stop = rule.bounds[slot]
+    return stop - start, -(-stop * kv // heads) - start * kv // heads
+
+
+def _caches(graph: Graph, operator: Operator) -> list[str]:
+    return [name for name in operator.inputs[1:] if graph.tensors[name].role != "weight"]
+
+
+def _looked_at(operator: Operator) -> tuple[int, ...]:
+    """Positions that are read of each sequence."""
+    window = operator.attributes.get("window")
+    if window is None or set(operator["queries"]) != {1}:
+        return tuple(operator["context"])
+    return tuple(min(c, window) for c in operator["context"])
+
+
+def elementwise_kernel(
+    graph: Graph, operators: Sequence[tuple[Operator, Rule]], slot: int, used_later: set[str]
+) -> Elementwise:
+    """One pass for operators that follow each other: what comes from outside is read, what goes on written."""
+    made: set[str] = set()
+    seen: set[str] = set()
+    read = write = operations = 0
+    for operator, rule in operators:
+        for name in operator.inputs:
+            tensor = graph.tensors[name]
+            if name in made or name in seen or tensor.role == "cache":
+                continue
+            seen.add(name)
+            if operator.kind == "embedding" and tensor.role == "weight":
+                read += tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
+            else:
+                read += bytes_of(tensor, input_shard(graph, operator, name, rule, slot))
+        for name in operator.outputs:
+            tensor = graph.tensors[name]
+            shard = output_shard(graph, operator, name, rule, slot)
+            if operator.kind == "kv_append":
+                share = shard.size / tensor.shape[1] if shard.dim is not None else 1
+                write += round(
+                    tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"])) * share
+                )
+            elif name in used_later:
+                write += bytes_of(tensor, shard)
+            if operator.kind != "kv_append":
+                elements = 8 * bytes_of(tensor, shard) // tensor.format.bits
+                operations += OPERATIONS.get(operator.kind, 0) * elements
+        made.update(operator.outputs)
+    return Elementwise(read, write, operations)

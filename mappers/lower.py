@@ -1,0 +1,490 @@
+"""From a graph to a program: operators onto the units of a system, with the transfers between.
+
+`lower` walks the graph in order. Each operator runs on the slots of its layer's pipeline stage, as
+`Sharding` splits it, on the processor or in the memory of each slot. An input that is not where an
+operator runs is sent there first; partial sums are added up over the slots where a whole array is
+wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neardata.arch.errors import InputError
+from neardata.arch.system import System
+from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, processor_kernel
+from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
+from neardata.mappers.sharding import Rule, Sharding
+from neardata.sim.program import Collective, Elementwise, Kernel, Operand, Program, Task, Transfer
+from neardata.workloads.graph import Graph, Operator
+
+Cost = Callable[[str, Kernel], int]
+"""Picoseconds of a kernel on a unit of a group."""
+
+PRODUCTS = ("linear", "expert_linear", "head_linear", "attention")
+"""Kinds with kernels of their own; the others pass over data."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a part of a stage runs."""
+
+    processor: str
+    pim: str | None
+
+
+def lower(
+    graphs: Graph | Sequence[Graph], system: System, mapping: Mapping, cost: Cost | None = None
+) -> Program:
+    """Place the operators of a graph, or of the micro-batches of one, on a system.
+
+    Args:
+        graphs: one graph, or one per micro-batch with the same weights.
+        cost: decides between processor and memory where the mapping says ``fastest``.
+
+    Raises:
+        InputError: the mapping does not fit the system.
+    """
+    return _Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
+
+
+class _Lowering:
+    """The units, and what all passes add to."""
+
+    def __init__(self, graphs: list[Graph], system: System, mapping: Mapping, cost: Cost | None) -> None:
+        self.graphs, self.system, self.mapping, self.cost = graphs, system, mapping, cost
+        self.processor = processor_group(system, mapping)
+        self.pim = pim_group(system, mapping)
+        self.device = None if self.pim is None else system.device(self.pim)
+        if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
+            raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
+        self.stages = self._stages()
+        self.layers = sorted({op.layer for graph in graphs for op in graph if op.layer is not None})
+        self.tasks: list[Task] = []
+        self.placed: dict[tuple[str, str, Shard], Operand] = {}
+        self.operators: dict[str, dict[str, Any]] = {}
+        self.choice: dict[tuple[Kernel, ...], bool] = {}
+
+    def _stages(self) -> list[list[Slot]]:
+        processors = self.system.names(self.processor)
+        memories: list[str | None] = [None] * len(processors)
+        if self.pim is not None:
+            names = self.system.names(self.pim)
+            if len(names) != len(processors):
+                raise InputError(
+                    f"{len(processors)} {self.processor} and {len(names)} {self.pim}: a slot has one of each",
+                    key="mapping.pim",
+                )
+            memories = list(names)
+        slots = [Slot(p, m) for p, m in zip(processors, memories, strict=True)]
+        n = len(slots) if self.mapping.pipeline == "all" else self.mapping.pipeline
+        if len(slots) % n:
+            raise InputError(f"{len(slots)} units do not make {n} equal stages", key="mapping.pipeline")
+        width = len(slots) // n
+        return [slots[i * width : (i + 1) * width] for i in range(n)]
+
+    def stage_of(self, operator: Operator) -> int:
+        """Layers in equal numbers; what stands before them is in the first stage, behind in the last."""
+        n = len(self.stages)
+        if operator.layer is None:
+            return 0 if operator.group == "embedding" else n - 1
+        return self.layers.index(operator.layer) * n // len(self.layers)
+
+    def place_of(self, unit: str) -> str:
+        """Where the data of a unit lie."""
+        return self.system.instances[unit].place
+
+    def program(self) -> Program:
+        """Lower every step of every micro-batch."""
+        shardings = [Sharding(graph, len(self.stages[0]), self.mapping.experts) for graph in self.graphs]
+        walks = []
+        for b, graph in enumerate(self.graphs):
+            prefix = f"b{b}/" if len(self.graphs) > 1 else ""
+            walk = _Pass(self, graph, shardings[b], prefix, "s0/" if self.mapping.steps > 1 else "")
+            walk.run()
+            walks.append(walk)
+        for step in range(1, self.mapping.steps):
+            for walk in walks:
+                self._repeat(walk, step)
+        for operator in self.operators.values():
+            operator["macs"] *= self.mapping.steps
+        return Program(
+            name=self.graphs[0].name,
+            system=self.system.name,
+            tasks=tuple(self.tasks),
+            placement=tuple(self.placed.values()),
+            operators=self.operators,
+            tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
+            units={group: self.system.count(group) for group in self.system.units},
+        )
+
+    def _repeat(self, walk: _Pass, step: int) -> None:
+        """The tasks of a pass again, for the token after: its input is the result of the step before."""
+
+        def named(name: str, number: int) -> str:
+            return f"s{number}/{name[3:]}"
+
+        results = tuple(named(name, step - 1) for name in walk.ends)
+        for task in walk.tasks:
+            after = tuple(named(name, step) for name in task.after)
+            if task.name in walk.entries:
+                after = results + after
+            self.tasks.append(
+                Task(
+                    named(task.name, step), task.unit, task.kernel, after, task.operators, task.reads, task.writes
+                )  # fmt: skip
+            )
+
+    def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
+        """Whether the mapping puts an operator's part on the PIM unit."""
+        if self.pim is None or not kernels:
+            return False
+        if self.mapping.on_pim == "attention":
+            return operator.kind == "attention"
+        if self.mapping.on_pim == "everything":
+            return True
+        key = (*kernels, otherwise)
+        if key not in self.choice:
+            assert self.cost is not None
+            there = 0
+            for kernel in kernels:
+                group = self.processor if isinstance(kernel, Elementwise) else self.pim
+                there += self.cost(group, kernel)
+            self.choice[key] = there < self.cost(self.processor, otherwise)
+        return self.choice[key]
+
+
+class _Pass:
+    """One step of one graph."""
+
+    def __init__(
+        self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str
+    ) -> None:
+        self.low, self.graph, self.sharding = low, graph, sharding
+        self.prefix = prefix
+        """Of tensors and operators: the micro-batch."""
+        self.name = step + prefix
+        """Of tasks: the step and micro-batch."""
+        self.tasks: list[Task] = []
+        """Of this pass."""
+        self.entries: set[str] = set()
+        """Tasks that read token numbers: the result of the step before."""
+        self.reads_tokens = False
+        self.held: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
+        """(tensor, slot): places that hold the slot's part, and the tasks that put it there."""
+        self.summed: set[str] = set()
+        """Tensors made whole by a collective."""
+        self.users: dict[str, list[Operator]] = {}
+        for operator in graph:
+            for tensor in operator.inputs:
+                self.users.setdefault(tensor, []).append(operator)
+        self.ends: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        """Lower all operators."""
+        group: list[Operator] = []
+        for operator in self.graph:
+            if group and not self._joins(group, operator):
+                self._lower(group)
+                group = []
+            group.append(operator)
+        if group:
+            self._lower(group)
+
+    def _add(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.low.tasks.append(task)
+        if self.reads_tokens:
+            self.entries.add(task.name)
+            self.reads_tokens = False
+
+    def _joins(self, group: list[Operator], operator: Operator) -> bool:
+        """Whether an operator goes into one kernel with those before it."""
+        if not self.low.mapping.fuse:
+            return False
+        if operator.kind in PRODUCTS or group[-1].kind in PRODUCTS:
+            return self._side_by_side(group[0], operator)
+        if self.low.stage_of(group[0]) != self.low.stage_of(operator):
+            return False
+        made = {name for member in group for name in member.outputs}
+        if not any(name in made for name in operator.inputs):
+            return False
+        rules = [self.sharding.rules[member.name].form for member in (group[0], operator)]
+        if (rules[0] == "whole") != (rules[1] == "whole"):
+            return False
+        # a sum over the slots stands between
+        return rules[1] != "whole" or not any(self._state(name) != "whole" for name in operator.inputs)
+
+    def _side_by_side(self, one: Operator, other: Operator) -> bool:
+        """Whether two products of the same input can be one with their matrices side by side."""
+        rules = [self.sharding.rules[operator.name].form for operator in (one, other)]
+        return (
+            one.kind == other.kind in ("linear", "expert_linear")
+            and one.inputs[0] == other.inputs[0]
+            and len(one.inputs) == len(other.inputs)
+            and rules[0] == rules[1] in ("whole", "columns", "experts")
+            and formats(self.graph, one) == formats(self.graph, other)
+        )
+
+    def _state(self, name: str) -> Any:
+        return "whole" if name in self.summed else self.sharding.state.get(name, "whole")
+
+    def _lower(self, group: list[Operator]) -> None:
+        low = self.low
+        slots = low.stages[low.stage_of(group[0])]
+        made: set[str] = set()
+        for operator in group:
+            self._declare(operator, len(slots))
+            rule = self.sharding.rules[operator.name]
+            for name in operator.inputs:
+                if name not in made and self._state(name) != "whole" and self._needs_whole(rule, name):
+                    self._collect(name)
+            made.update(operator.outputs)
+        self.ends = ()
+        for i, slot in enumerate(slots):
+            self._on_slot(group, i, slot, f"@{slot.processor}" if len(slots) > 1 else "")
+
+    def _declare(self, operator: Operator, slots: int) -> None:
+        """What the tasks of an operator must add up to: each slot repeats what is not split."""
+        copies = slots if self.sharding.rules[operator.name].form == "whole" else 1
+        entry = {"kind": operator.kind, "group": operator.group or operator.kind, "macs": 0}
+        known = self.low.operators.setdefault(self.prefix + operator.name, entry)
+        known["macs"] += operator.macs * copies
+
+    def _needs_whole(self, rule: Rule, name: str) -> bool:
+        if name in self.sharding.rows:
+            return rule.form not in ("partial", "experts")
+        if self._state(name) == "partial":
+            return rule.form != "partial"
+        return rule.form in ("whole", "columns", "partial", "experts")
+
+    # --- where data are ---------------------------------------------------------------------------
+
+    def _collect(self, name: str) -> None:
+        """Add up a partial tensor over the slots of its stage, or gather a split one."""
+        low, tensor = self.low, self.graph.tensors[name]
+        producer = self.graph.producer(name)
+        assert producer is not None
+        slots = low.stages[low.stage_of(self.graph[producer])]
+        rule = self.sharding.rules[producer]
+        adds = self.sharding.state[name] == "partial"
+        places, after, reads = [], [], []
+        for i in range(len(slots)):
+            place, tasks = next(iter(self.held[name, i].items()))
+            places.append(place)
+            after += tasks
+            shard = output_shard(self.graph, self.graph[producer], name, rule, i)
+            reads.append(self._operand(name, place, shard))
+        self.summed.add(name)
+        task = Task(
+            name=f"{self.name}{name}.{'sum' if adds else 'gather'}",
+            unit=self._link(places[0], places[-1]),
+            kernel=Collective("all_reduce" if adds else "all_gather", tuple(places), tensor.bytes),
+            after=tuple(after),
+            reads=tuple(reads),
+            writes=tuple(self._operand(name, place, WHOLE) for place in places),
+        )
+        self._add(task)
+        for i, place in enumerate(places):
+            self.held[name, i] = {place: (task.name,)}
+
+    def _link(self, one: str, other: str) -> str:
+        system = self.low.system
+        groups = [system.instances[unit].group for unit in (one, other)]
+        link = system.link_between(groups[0], groups[1])
+        if link is None:
+            raise InputError(
+                f"no link joins '{one}' and '{other}', between which data must pass", key="links"
+            )
+        return link
+
+    def _operand(self, name: str, place: str, shard: Shard, *, add: bool = False) -> Operand:
+        tensor = self.graph.tensors[name]
+        shared = tensor.role == "weight"
+        return Operand(
+            name if shared else self.prefix + name, place, bytes_of(tensor, shard), regions_of(tensor, shard), add
+        )  # fmt: skip
+
+    def _place(self, name: str, place: str, shard: Shard) -> Operand:
+        """What lies there at the start: weights, caches of earlier tokens, token numbers."""
+        operand = self._operand(name, place, shard)
+        return self.low.placed.setdefault((operand.tensor, place, shard), operand)
+
+    def _bring(self, name: str, i: int, place: str, shard: Shard) -> tuple[str, ...]:
+        """Have a slot's part of a tensor in a place; the tasks that put it there."""
+        held = self.held.get((name, i)) or self.held[name, 0]
+        if place not in held:
+            origin, tasks = next(iter(held.items()))
+            operand = self._operand(name, origin, shard)
+            task = Task(
+                name=f"{self.name}{name}->{place}",
+                unit=self._link(origin, place),
+                kernel=Transfer(origin, place, operand.bytes),
+                after=tasks,
+                reads=(operand,),
+                writes=(self._operand(name, place, shard),),
+            )
+            self._add(task)
+            held[place] = (task.name,)
+        return held[place]
+
+    def _inputs(
+        self, group: Sequence[Operator], i: int, place: str
+    ) -> tuple[tuple[str, ...], tuple[Operand, ...]]:
+        """Tasks to wait for, and operands, of operators in one kernel."""
+        made: set[str] = set()
+        after: list[str] = []
+        reads: dict[tuple[str, Shard], Operand] = {}
+        for operator in group:
+            rule = self.sharding.rules[operator.name]
+            for name in operator.inputs:
+                if name in made:
+                    continue
+                shard = (
+                    input_shard(self.graph, operator, name, rule, i)
+                    if name not in self.summed or (rule.form in ("rows", "heads", "elements"))
+                    else WHOLE
+                )
+                if self.graph.producer(name) is None:
+                    reads[name, shard] = self._place(name, place, shard)
+                    self.reads_tokens |= self.graph.tensors[name].role == "index"
+                else:
+                    after += self._bring(name, i, place, shard)
+                    reads[name, shard] = self._operand(name, place, shard)
+            made.update(operator.outputs)
+        return tuple(dict.fromkeys(after)), tuple(reads.values())
+
+    def _outputs(
+        self, group: Sequence[Operator], i: int, place: str, tasks: tuple[str, ...]
+    ) -> tuple[Operand, ...]:
+        writes = []
+        for operator in group:
+            rule = self.sharding.rules[operator.name]
+            for name in operator.outputs:
+                shard = output_shard(self.graph, operator, name, rule, i)
+                adds = rule.output == "partial" and name not in self.sharding.rows
+                writes.append(self._operand(name, place, shard, add=adds))
+                self.held[name, i] = {place: tasks}
+        return tuple(writes)
+
+    # --- one slot ---------------------------------------------------------------------------------
+
+    def _on_slot(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
+        if group[0].kind not in PRODUCTS:
+            self._pass_over(group, i, slot, suffix)
+            return
+        rules = [self.sharding.rules[operator.name] for operator in group]
+        kernel = processor_kernel(self.graph, group, rules, i)
+        if kernel is None:  # none of the tokens, or of the heads, are this slot's
+            for operator in group:
+                for name in operator.outputs:
+                    self.held[name, i] = {self.low.place_of(slot.processor): ()}
+            return
+        there = [self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)]
+        if all(there):
+            assert slot.pim is not None
+            for operator, kernels in zip(group, there, strict=True):
+                self._run([operator], i, slot.pim, slot.processor, suffix, kernels)
+        else:
+            self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
+
+    def _in_memory(self, operator: Operator, rule: Rule, i: int, slot: Slot) -> tuple[Kernel, ...]:
+        """Kernels of a product that is to run in the slot's memory; none otherwise."""
+        if slot.pim is None:
+            return ()
+        assert self.low.device is not None
+        kernels = pim_kernels(self.graph, operator, rule, i, self.low.device)
+        kernel = processor_kernel(self.graph, [operator], [rule], i)
+        return kernels if kernel is not None and self.low.runs_in_memory(operator, kernels, kernel) else ()
+
+    def _run(
+        self,
+        group: list[Operator],
+        i: int,
+        unit: str,
+        processor: str,
+        suffix: str,
+        kernels: tuple[Kernel, ...],
+    ) -> None:
+        """Products: one task per kernel; attention's follow each other, others are independent."""
+        place = self.low.place_of(unit)
+        after, reads = self._inputs(group, i, place)
+        base = f"{self.name}{group[-1].name}{suffix}"
+        names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
+        chained = group[0].kind == "attention"
+        writes = self._outputs(group, i, place, names[-1:] if chained else names)
+        for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
+            self._add(
+                Task(
+                    name=name,
+                    unit=processor if isinstance(kernel, Elementwise) else unit,
+                    kernel=kernel,
+                    after=names[k - 1 : k] if chained and k else after,
+                    operators=tuple(self.prefix + operator.name for operator in group),
+                    reads=reads if k == 0 else (),
+                    writes=writes if k == len(names) - 1 else (),
+                )
+            )
+        self.ends += names[-1:] if chained else names
+
+    def _pass_over(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
+        """Element-wise operators in one kernel on the processor."""
+        place = self.low.place_of(slot.processor)
+        after, reads = self._inputs(group, i, place)
+        task = f"{self.name}{group[-1].name}{suffix}"
+        inside = {member.name for member in group}
+        later = {
+            name
+            for member in group
+            for name in member.outputs
+            if any(user.name not in inside for user in self.users.get(name, ())) or name not in self.users
+        }
+        rules = [(member, self.sharding.rules[member.name]) for member in group]
+        kernel = elementwise_kernel(self.graph, rules, i, later)
+        writes = self._outputs(group, i, place, (task,))
+        self._add(
+            Task(
+                name=task,
+                unit=slot.processor,
+                kernel=kernel,
+                after=after,
+                operators=tuple(self.prefix + member.name for member in group),
+                reads=reads,
+                writes=writes,
+            )
+        )
+        self.ends += (task,)
+        for member in group:
+            if member.kind == "kv_append":
+                self._append_cache(member, i, slot, task)
+
+    def _append_cache(self, operator: Operator, i: int, slot: Slot, task: str) -> None:
+        """The cache of earlier tokens lies where attention runs; new rows are sent there."""
+        name, low = operator.outputs[0], self.low
+        rule = self.sharding.rules[operator.name]
+        shard = output_shard(self.graph, operator, name, rule, i)
+        home = here = low.place_of(slot.processor)
+        for user in self.users.get(name, ()):
+            if user.kind == "attention" and self._in_memory(user, self.sharding.rules[user.name], i, slot):
+                assert slot.pim is not None
+                home = low.place_of(slot.pim)
+        self._place(name, home, shard)
+        if home == here:
+            return
+        tensor = self.graph.tensors[name]
+        rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
+        share = shard.size / tensor.shape[1] if shard.dim is not None else 1
+        new = Operand(self.prefix + name, here, round(rows * share), regions_of(tensor, shard))
+        sent = Task(
+            name=f"{self.name}{name}->{home}",
+            unit=self._link(here, home),
+            kernel=Transfer(here, home, new.bytes),
+            after=(task,),
+            reads=(new,),
+            writes=(Operand(new.tensor, home, new.bytes, new.slices),),
+        )
+        self._add(sent)
+        self.held[name, i] = {home: (sent.name,)}

@@ -1,0 +1,161 @@
+"""How the operators of a stage are split over its slots.
+
+Every activation is *whole* on each slot, *split* over its last dimension, or *partial*: the slots'
+arrays add up to it. A product whose input is whole is split by columns, one whose input is split
+gives partial sums, and a sum over the slots makes those whole again. Attention is split by heads.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from neardata.workloads.graph import Graph, Operator
+
+Bounds = tuple[tuple[int, int], ...]
+"""Half-open range of each slot."""
+State = Bounds | Literal["whole", "partial"]
+
+_ROWWISE = ("activation", "multiply", "add")
+"""Kinds that keep a split: what they do to a column needs no other."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an operator runs on the slots."""
+
+    form: Literal["whole", "columns", "rows", "heads", "experts", "elements", "partial"]
+    """``columns`` and ``rows``: of the weight matrix, its n and k; ``elements``: of the last
+    dimension; ``experts``: whole experts on each slot; ``partial``: on what is to be added up."""
+    bounds: Bounds = ()
+    """Of n, k, heads, experts or elements."""
+    output: State = "whole"
+
+
+class Sharding:
+    """Rules for all operators of a graph on ``slots`` slots."""
+
+    def __init__(self, graph: Graph, slots: int, experts: Literal["split", "spread"]) -> None:
+        self.graph, self.slots, self.spread = graph, slots, experts == "spread"
+        self.state: dict[str, State] = {}
+        self.rows: dict[str, Bounds] = {}
+        """Tensors sorted by expert, where experts are spread: rows of each slot."""
+        self.rules: dict[str, Rule] = {}
+        for operator in graph:
+            rule = self._rule(operator)
+            self.rules[operator.name] = rule
+            for name in operator.outputs:
+                self.state[name] = rule.output
+
+    @cached_property
+    def _consumers(self) -> Mapping[str, list[Operator]]:
+        found: dict[str, list[Operator]] = {}
+        for operator in self.graph:
+            for name in operator.inputs:
+                found.setdefault(name, []).append(operator)
+        return found
+
+    def _rule(self, operator: Operator) -> Rule:
+        if self.slots == 1:
+            return Rule("whole")
+        inputs = [name for name in operator.inputs if self.graph.tensors[name].role == "activation"]
+        states = [self.state.get(name, "whole") for name in inputs]
+        kind = operator.kind
+        split = next((s for s in states if s not in ("whole", "partial")), None)
+        if kind in ("linear", "expert_linear"):
+            if kind == "expert_linear" and self.spread:
+                experts = self.even(len(operator["tokens"]))
+                before = [sum(operator["tokens"][:i]) for i in range(len(operator["tokens"]) + 1)]
+                self.rows[operator.outputs[0]] = tuple((before[a], before[b]) for a, b in experts)
+                return Rule("experts", experts, "partial")
+            if split is not None:
+                return Rule("rows", split, "partial")
+            bounds = self._columns(operator)
+            return Rule("whole") if bounds is None else Rule("columns", bounds, bounds)
+        if kind == "attention" and split is not None:
+            heads = self._heads(operator)
+            v = operator["v"]
+            return Rule("heads", heads, tuple((a * v, b * v) for a, b in heads))
+        if kind in ("rope", "kv_append") and split is not None:
+            return Rule("heads", self._per_head(operator, split), split)
+        if kind == "head_linear" and split is not None:
+            k, n = operator["k"], operator["n"]
+            heads = tuple((a // k, b // k) for a, b in split)
+            return Rule("heads", heads, tuple((a * n, b * n) for a, b in heads))
+        if kind == "norm" and split is not None and self._norm_fits(operator, split):
+            return Rule("elements", split, split)
+        if kind in _ROWWISE and split is not None and all(s == split for s in states):
+            return Rule("elements", split, split)
+        rows = self.rows.get(inputs[0], ()) if inputs else ()
+        if rows and kind in ("activation", "multiply"):
+            self.rows[operator.outputs[0]] = rows
+            return Rule("partial", rows, "partial")
+        if kind == "combine" and states[0] == "partial":
+            return Rule("partial", rows, "partial")
+        return Rule("whole")
+
+    def even(self, n: int, unit: int = 1) -> Bounds:
+        """``n`` in ranges of whole units, as even as can be."""
+        units = -(-n // unit)
+        edges = [min(units * i // self.slots * unit, n) for i in range(self.slots + 1)]
+        return tuple(itertools.pairwise(edges))
+
+    def _columns(self, operator: Operator) -> Bounds | None:
+        """Ranges of n, or None where the result is wanted whole."""
+        n = operator["n"]
+        unit = self._unit(operator.outputs[0])
+        if unit is None or n // unit < self.slots:
+            return None
+        return self.even(n, unit)
+
+    def _unit(self, tensor: str, depth: int = 0) -> int | None:
+        """Columns that must stay together for every consumer; None: one of them needs all."""
+        consumers = self._consumers.get(tensor, [])
+        if not consumers:  # logits: the end of the graph
+            return 1 if depth == 0 else None
+        unit = 1
+        for operator in consumers:
+            kind = operator.kind
+            if kind == "attention":
+                group = operator["heads"] // operator["kv_heads"]
+                # with fewer key heads than slots every slot keeps the keys of its heads
+                together = group if operator["kv_heads"] >= self.slots else 1
+                width = operator["qk"] if tensor == operator.inputs[0] else operator["v"]
+                inner: int | None = width * (together if tensor == operator.inputs[0] else 1)
+                if tensor != operator.inputs[0] and operator["kv_heads"] < self.slots:
+                    inner = None
+            elif kind in ("rope", "kv_append", *_ROWWISE):
+                inner = self._unit(operator.outputs[0], depth + 1)
+                if kind == "add":  # the residual is whole
+                    inner = None
+            elif kind == "norm":
+                whole = operator["n"] == self.graph.tensors[tensor].shape[-1]
+                inner = None if whole else self._unit(operator.outputs[0], depth + 1)
+            elif kind == "head_linear":
+                inner = operator["k"]
+            elif kind in ("linear", "expert_linear"):
+                inner = 1
+            else:
+                inner = None
+            if inner is None:
+                return None
+            unit = max(unit, inner)
+        return unit
+
+    def _heads(self, operator: Operator) -> Bounds:
+        heads, kv = operator["heads"], operator["kv_heads"]
+        return self.even(heads, heads // kv if kv >= self.slots else 1)
+
+    @staticmethod
+    def _per_head(operator: Operator, split: Bounds) -> Bounds:
+        width = operator["n"] if operator.kind == "rope" else 1
+        return tuple((a // width, b // width) for a, b in split)
+
+    def _norm_fits(self, operator: Operator, split: Bounds) -> bool:
+        n = operator["n"]
+        return n < self.graph.tensors[operator.inputs[0]].shape[-1] and all(
+            a % n == b % n == 0 for a, b in split
+        )

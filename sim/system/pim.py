@@ -1,0 +1,162 @@
+"""PIM units: kernels as command programs, run by the DRAM engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import ceil
+
+from neardata.arch.dram import Device
+from neardata.arch.errors import InputError
+from neardata.arch.system.system import RefreshAtTasks
+from neardata.sim.dram.pim import ProgramReport, run_program
+from neardata.sim.program import Kernel, PimAttention, PimMatMul
+from neardata.sim.system.outcome import Outcome
+from neardata.sim.system.pim_programs import program_of
+
+
+class PimEngine:
+    """One PIM memory of ``channels`` channels.
+
+    A task begins and ends with all banks closed. With ``at-launch`` refresh the controller pulls a
+    refresh in before each task, and lets the next fall due tREFI later: every task finds the same
+    state, so its time does not depend on what ran before.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        device_name: str,
+        channels: int,
+        refresh: RefreshAtTasks,
+        *,
+        jump: bool = True,
+        fold: bool = True,
+    ) -> None:
+        self.device, self.device_name, self.channels = device, device_name, channels
+        self.refresh, self.jump, self.fold = refresh, jump, fold
+
+    def run(self, kernel: Kernel) -> Outcome:
+        """Time, losses and energy of a kernel.
+
+        Raises:
+            InputError: the device runs no such kernel, or its data do not fit.
+        """
+        if not isinstance(kernel, PimMatMul | PimAttention):
+            raise InputError(f"{self.device.name} runs no {kernel.kind}")
+        return self.outcome(kernel, self.report(kernel))
+
+    def report(self, kernel: PimMatMul | PimAttention) -> ProgramReport:
+        """The command program of a kernel, run."""
+        program = program_of(kernel, self.device_name, self.channels)
+        if self.refresh == "none":
+            return run_program(program, device=self.device, refresh="none", jump=self.jump, fold=self.fold)
+        first = self.device.timing["nREFI"] - self.device.timing["nRFC"]
+        program = replace(program, first_refresh=first)
+        return run_program(program, device=self.device, jump=self.jump, fold=self.fold)
+
+    def outcome(self, kernel: PimMatMul | PimAttention, report: ProgramReport) -> Outcome:
+        """From the report of the command program."""
+        device, slowest = self.device, report.slowest
+        launch = 0 if self.refresh == "none" else device.ticks("nRFC")
+        ticks = slowest.cycles + launch
+        counts = {device.command(name): n for name, n in slowest.command_counts.items()}
+        main = max((c for c in counts if device.commands[c].computes), key=lambda c: counts[c])
+        ideal = min(ceil(kernel.macs / (self.macs_per_tick(main) * self.channels)), ticks)
+        lost = {**slowest.lost_cycles, "command bus": slowest.busy_cycles}
+        if launch:
+            lost["tRFC"] = lost.get("tRFC", 0) + launch
+        computing = 0
+        for number, n in counts.items():
+            if device.commands[number].computes:
+                gap, busy = self.gap(number), device.command_cycles[number]
+                computing += n * gap
+                # MACs at their peak rate hold the bus, and wait for one another, for that long
+                lost["command bus"] -= n * busy
+                lost["tCCD_L" if "tCCD_L" in lost else "tCCD_S"] = lost.get(
+                    "tCCD_L" if "tCCD_L" in lost else "tCCD_S", 0
+                ) - n * (gap - busy)
+        lost["padding"] = max(computing - ideal, 0)
+        energy = report.energy
+        return Outcome(
+            time_ps=self.ps(ticks),
+            bound_ps=self.ps(ideal),
+            bound_by="PIM units",
+            lost_ps=self.balanced(lost, ticks, ideal),
+            energy_pj={} if energy is None else components(energy.items_pj),
+            memory_bytes=report.internal_bytes + report.external_bytes,
+            macs=kernel.macs,
+            row_hit_rate=row_hit_rate(report),
+        )
+
+    def ps(self, ticks: int) -> int:
+        """Picoseconds of a number of ticks, rounded once."""
+        return round(ticks * self.device.tick_ps)
+
+    def gap(self, command: int) -> int:
+        """Ticks between two issues of a command at the least."""
+        rules = [r for r in self.device.rules if r.first == r.then == command and r.window == 1]
+        return max([r.gap for r in rules if not r.sibling], default=1)
+
+    def macs_per_tick(self, command: int) -> float:
+        """Of a channel at a command's peak rate: 16-bit operands, a burst of each bank it works on."""
+        banks = len(self.device.banks_of(command, 0))
+        return banks * self.device.burst_bytes / 2 / self.gap(command)
+
+    @property
+    def peak_macs_per_tick(self) -> float:
+        """Of the command that works on the most banks."""
+        commands = [i for i, c in enumerate(self.device.commands) if c.computes and self.gap(i) > 1]
+        return max(self.macs_per_tick(i) for i in commands)
+
+    def balanced(self, lost: dict[str, int], ticks: int, ideal: int) -> dict[str, int]:
+        """Losses in picoseconds that add up to the time above the bound.
+
+        A MAC that waited for another rule did not wait for the one before: what was taken off too
+        much goes off the largest causes.
+        """
+        kept = {name: n for name, n in lost.items() if n > 0}
+        excess = sum(kept.values()) - (ticks - ideal)
+        for name in sorted(kept, key=lambda name: -kept[name]):
+            taken = min(max(excess, 0), kept[name])
+            kept[name] -= taken
+            excess -= taken
+        if excess < 0:
+            kept["other"] = kept.get("other", 0) - excess
+        result = {name: self.ps(n) for name, n in kept.items() if n > 0}
+        rest = self.ps(ticks) - self.ps(ideal) - sum(result.values())
+        if rest:
+            largest = max(result, key=lambda name: result[name], default="other")
+            result[largest] = result.get(largest, 0) + rest
+        return result
+
+
+def components(items_pj: Mapping[str, float]) -> dict[str, float]:
+    """Energy of a device by what people ask for."""
+    totals: dict[str, float] = {}
+    for name, pj in items_pj.items():
+        if name.startswith("standby"):
+            part = "DRAM standby"
+        elif name == "I/O":
+            part = "DRAM interface"
+        elif name.startswith("REF"):
+            part = "DRAM refresh"
+        elif name.startswith("ACT"):
+            part = "DRAM rows"
+        else:
+            part = "DRAM commands"
+        totals[part] = totals.get(part, 0.0) + pj
+    return totals
+
+
+def row_hit_rate(report: ProgramReport) -> float | None:
+    """Share of commands on open rows that needed no activation."""
+    device = report.device
+    hits = opened = 0
+    for name, n in report.command_counts.items():
+        command = device.commands[device.command(name)]
+        if command.computes:
+            hits += n
+        elif command.leaves == "open":
+            opened += n
+    return 1 - min(opened, hits) / hits if hits else None

@@ -1,0 +1,53 @@
+"""Processors: kernels in closed form."""
+
+from __future__ import annotations
+
+from neardata.arch.errors import InputError
+from neardata.arch.processor import Processor
+from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul
+from neardata.sim.program import Attention, Elementwise, GroupedMatMul, Kernel, MatMul, Pause
+from neardata.sim.system.outcome import Outcome
+from neardata.workloads.precision import Format
+
+
+def run_on_processor(processor: Processor, kernel: Kernel) -> Outcome:
+    """Time, losses and energy of a kernel.
+
+    Raises:
+        InputError: no kernel of processors, or a number format the processor has no arithmetic for.
+    """
+    match kernel:
+        case MatMul():
+            cost = matmul(
+                processor, kernel.m, kernel.n, kernel.k, batch=kernel.batch,
+                weight_format=Format.parse(kernel.weights), activation_dtype=kernel.activations,
+            )  # fmt: skip
+        case GroupedMatMul():
+            cost = expert_matmul(
+                processor, kernel.rows, kernel.n, kernel.k,
+                weight_format=Format.parse(kernel.weights), activation_dtype=kernel.activations,
+            )  # fmt: skip
+        case Attention():
+            cost = attention(
+                processor, kernel.queries, kernel.context, kernel.heads, kernel.kv_heads, kernel.qk, kernel.v,
+                kv_format=Format.parse(kernel.cache), activation_dtype=kernel.activations,
+            )  # fmt: skip
+        case Elementwise():
+            cost = elementwise(processor, kernel.read_bytes, kernel.write_bytes, kernel.operations)
+        case Pause():
+            return Outcome(kernel.time_ps, kernel.time_ps, "given")
+        case _:
+            raise InputError(f"{processor.name} runs no {kernel.kind}")
+    return _outcome(cost, kernel)
+
+
+def _outcome(cost: Cost, kernel: Kernel) -> Outcome:
+    return Outcome(
+        time_ps=cost.time_ps,
+        bound_ps=cost.roofline_ps,
+        bound_by="memory" if cost.bound in ("memory", "launch") else "compute",
+        lost_ps=cost.lost_ps,
+        energy_pj={f"processor {name}": pj for name, pj in cost.energy_pj.items()},
+        memory_bytes=cost.memory_bytes,
+        macs=kernel.macs,
+    )

@@ -1,0 +1,154 @@
+"""Studies: what a paper claims, what we need to know to compute the same, and whether it comes out.
+
+A study is a YAML file; `neardata.reproduce` runs it::
+
+    title: Pre-gated MoE
+    arxiv: "2308.12066"
+    model: pre_gated                # a function of neardata.study_models; claims-only: none yet
+    inputs:                         # its arguments
+      link_gb_per_s: {value: 32, unit: GB/s, status: stated, source: section V}
+    claims:
+      - claim: block latency, on demand, 8 experts
+        value: 2.0
+        unit: x
+        where: Fig. 10
+        trust: full-text
+        metric: on_demand/8         # the figure of ours to hold against it
+      - claim: throughput
+        value: 111
+        unit: tokens/s
+        where: Fig. 11
+        trust: full-text
+        not_checkable: the time of the layers without experts is not printed
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from neardata.arch.config_file import ConfigFile, StrictModel
+
+Status = Literal["stated", "assumed", "calibrated", "computed"]
+"""Of an input: in the paper or its artefact; nobody says it; fitted to the paper's results; derived."""
+Trust = Literal["full-text", "artefact", "abstract", "secondary-notes", "computed"]
+"""Where a claim was read; ``secondary-notes``: in notes of others on the paper."""
+Outcome = Literal["reproduced", "missed", "not checkable"]
+
+
+class Input(StrictModel):
+    """An argument of a study's model."""
+
+    value: Any
+    unit: str = ""
+    status: Status
+    source: str
+    """Where it is stated, what it was fitted to or derived from, why it is assumed."""
+
+
+class Claim(StrictModel):
+    """A figure of a paper."""
+
+    claim: str
+    value: float | None = None
+    """None: not a number, or a range, told in ``printed``."""
+    printed: str | None = None
+    """As the paper has it, where ``value`` does not say all."""
+    unit: str = ""
+    condition: str = ""
+    where: str
+    """Table, figure or section."""
+    trust: Trust
+    tolerance: float = Field(default=0.1, ge=0)
+    """Largest difference that still counts as reproduced, relative to ``value``."""
+    absolute: float | None = Field(default=None, ge=0)
+    """The same in the unit of ``value``, in its place: half the last printed digit, for identities."""
+    at_least: bool = False
+    """The claim is a lower bound ("more than 3 tokens/s"): more is as good, and nothing less will do."""
+    metric: str | None = None
+    """What of the model's figures is the same quantity."""
+    not_checkable: str | None = None
+    """Why there is no such figure, or why comparing with it proves nothing."""
+    note: str = ""
+    """Why it is missed, or what to know about the comparison."""
+
+    @model_validator(mode="after")
+    def _decided(self) -> Claim:
+        if self.metric is None and self.not_checkable is None:
+            raise ValueError("a claim has a metric, or says in not_checkable why it has none")
+        if self.metric is not None and self.value is None and self.not_checkable is None:
+            raise ValueError("a claim that is compared needs a value")
+        if self.value is None and self.printed is None:
+            raise ValueError("a claim has a value, or the words of the paper in printed")
+        return self
+
+
+class Study(StrictModel):
+    """A paper to reproduce."""
+
+    title: str
+    arxiv: str
+    model: str
+    about: str = ""
+    """What is modelled and what is left out."""
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    claims: tuple[Claim, ...]
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Names of inputs that nobody states."""
+        return tuple(name for name, given in self.inputs.items() if given.status == "assumed")
+
+
+def read_study(path: Path) -> tuple[Study, ConfigFile]:
+    """A study, and its file for placing errors.
+
+    Raises:
+        InputError: with file, line and key.
+    """
+    file = ConfigFile(path)
+    return file.parse(Study), file
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim and our figure."""
+
+    study: str
+    claim: Claim
+    ours: float | None
+    outcome: Outcome
+    reason: str
+    """Why it is not checkable, or the study's word on a miss."""
+    assumed: tuple[str, ...]
+    """Inputs behind our figure that are assumed."""
+
+    @property
+    def difference(self) -> float | None:
+        """Of ours from the paper's, relative to the paper's; None without either, or from zero."""
+        if self.ours is None or not self.claim.value:
+            return None
+        return self.ours / self.claim.value - 1
+
+
+def judge(study: str, claim: Claim, ours: float | None, assumed: tuple[str, ...] = ()) -> Verdict:
+    """Hold our figure against a claim.
+
+    >>> claim = Claim(claim="speed-up", value=2.0, where="Fig. 1", trust="full-text", metric="speed-up")
+    >>> judge("study", claim, 1.85).outcome, judge("study", claim, 1.7).outcome
+    ('reproduced', 'missed')
+    """
+    if claim.not_checkable is not None:
+        return Verdict(study, claim, ours, "not checkable", claim.not_checkable, assumed)
+    assert claim.value is not None, "checked when read"
+    if ours is None or not math.isfinite(ours):
+        return Verdict(study, claim, None, "not checkable", "the model gives no number", assumed)
+    allowed = claim.absolute if claim.absolute is not None else claim.tolerance * abs(claim.value)
+    # a figure that lies on the edge in decimals may lie beyond it in binary
+    near = abs(ours - claim.value) <= allowed * (1 + 1e-9)
+    good = ours >= claim.value if claim.at_least else near
+    return Verdict(study, claim, ours, "reproduced" if good else "missed", claim.note, assumed)

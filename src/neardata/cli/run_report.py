@@ -1,0 +1,120 @@
+"""What ``neardata run`` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neardata.sim.system.report import SystemReport
+    from neardata.study import Study
+
+
+def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out: Path | None) -> None:
+    """The comparison, then for each system where the time of the largest batch went."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from neardata.cli.bars import bar_rows
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(study.title)}[/bold]")
+    console.print(f"{study.model}, {study.phase}, context {study.context:,}, weights {study.weights}\n")
+    if partial:
+        console.print("[bold red]partial[/bold red]: interrupted; the points that were finished\n")
+    if not done:
+        return
+    console.print(_table(study, done))
+    console.print()
+    largest = {r["label"]: r for r in done}
+    for label, r in largest.items():
+        whole = sum(r["reasons_ns"].values()) or 1.0
+        shares = {name: ns / whole for name, ns in r["reasons_ns"].items()}
+        console.print(bar_rows(shares, f"{label}, batch {r['batch']}: where the time went"))
+        console.print()
+    console.print(_in_words(study, done))
+    if out is not None:
+        console.print(
+            f"\nresults.json, results.csv, timelines (ui.perfetto.dev) and figures are in {escape(str(out))}"
+        )
+
+
+def _units(r: dict[str, Any]) -> str:
+    return " + ".join(f"{n} {group}" for group, n in r["units"].items())
+
+
+def _table(study: Study, done: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    from neardata.cli.quantities import si_energy, si_time
+
+    base = {r["batch"]: r for r in done if r["label"] == (study.baseline or next(iter(study.systems)))}
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    for name, justify in (
+        ("system", "left"), ("units", "left"), ("batch", "right"), ("time a token", "right"),
+        ("tokens/s", "right"), ("speed-up", "right"), ("roofline", "right"), ("energy a token", "right"),
+        ("mostly", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=name != "mostly")  # type: ignore[arg-type]
+    before = None
+    for r in done:
+        if before not in (None, r["label"]):
+            table.add_row()
+        speed = r["tokens_per_s"] / base[r["batch"]]["tokens_per_s"] if r["batch"] in base else None
+        table.add_row(
+            r["label"] if before != r["label"] else "",
+            _units(r),
+            f"{r['batch']}",
+            si_time(r["step_ns"]),
+            f"{r['tokens_per_s']:,.0f}",
+            "" if speed is None else f"{speed:.2f}x",
+            f"{r['bound_ns'] / r['step_ns']:.0%}",
+            si_energy(r["energy_pj_per_token"]),
+            next(iter(r["reasons_ns"]), ""),
+        )
+        before = r["label"]
+    return table
+
+
+def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
+    """The best system of each batch size, and by what."""
+    lines = []
+    for batch in study.batch:
+        here = [r for r in done if r["batch"] == batch]
+        if len(here) < 2:
+            continue
+        best = max(here, key=lambda r: r["tokens_per_s"])
+        least = min(here, key=lambda r: r["energy_pj_per_token"])
+        line = f"Batch {batch}: {best['label']} is fastest"
+        reason = next(iter(best["reasons_ns"]), "")
+        share = next(iter(best["reasons_ns"].values()), 0.0) / (sum(best["reasons_ns"].values()) or 1.0)
+        line += f" ({share:.0%} of its time: {reason})"
+        if least is not best:
+            line += f"; {least['label']} takes the least energy"
+        lines.append(line + ".")
+    return "\n".join(lines)
+
+
+def print_program(report: SystemReport) -> None:
+    """A saved program's run: its time, parts and reasons."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from neardata.cli.bars import bar_rows
+    from neardata.cli.quantities import si_energy, si_time
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(report.program.name)}[/bold] on {escape(report.system.name)}\n")
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    for name in ("part", "units", "tasks", "time", "of the run", "energy"):
+        table.add_column(name, justify="left" if name in ("part", "units") else "right")
+    for part in report.parts():
+        table.add_row(
+            part.name, ", ".join(part.units), f"{part.tasks:,}", si_time(part.time_ps / 1e3),
+            f"{part.critical_ps / report.time_ps:.1%}" if report.time_ps else "", si_energy(part.energy_pj),
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"\n {si_time(report.time_ps / 1e3)}, {si_energy(report.total_energy_pj)}\n")
+    whole = report.time_ps or 1
+    console.print(bar_rows({n: ps / whole for n, ps in report.reasons_ps.items()}, "where the time went"))

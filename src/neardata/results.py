@@ -1,0 +1,90 @@
+"""Results of studies as records: JSON and CSV, with where they come from."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import neardata
+from neardata.sim.system.report import SystemReport
+from neardata.study import Point, Study, fingerprint
+
+SCHEMA = 1
+"""Version of the record; it grows when a field changes its meaning or goes."""
+
+
+def record(point: Point, study: Study) -> dict[str, Any]:
+    """One point as a flat-enough dictionary; times in nanoseconds, energies in picojoules."""
+    report = point.report
+    return {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "config_hash": fingerprint(study, study.systems[point.label], point.batch, neardata.__version__),
+        "seed": study.seed,
+        "label": point.label,
+        "system": point.system.name,
+        "model": study.model,
+        "phase": study.phase,
+        "context": study.context,
+        "batch": point.batch,
+        "units": {group: point.system.count(group) for group in point.system.units},
+        "step_ns": point.step_ps / 1e3,
+        "bound_ns": point.bound_ps / 1e3,
+        "tokens_per_s": point.tokens_per_s,
+        "energy_pj_per_token": point.energy_per_token_j * 1e12,
+        "energy_pj": report.energy_pj,
+        "reasons_ns": {name: ps / 1e3 for name, ps in report.reasons_ps.items()},
+        "run_ns": report.time_ps / 1e3,
+        "steps": point.steps,
+        "utilisation": report.utilisation(),
+        "bytes_placed": dict(point.program.bytes_at),
+        "parts": parts(report),
+    }
+
+
+def program_record(report: SystemReport) -> dict[str, Any]:
+    """The run of one program."""
+    return {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "program": report.program.name,
+        "system": report.system.name,
+        "run_ns": report.time_ps / 1e3,
+        "tokens": report.program.tokens,
+        "energy_pj": report.energy_pj,
+        "reasons_ns": {name: ps / 1e3 for name, ps in report.reasons_ps.items()},
+        "utilisation": report.utilisation(),
+        "parts": parts(report),
+    }
+
+
+def parts(report: SystemReport) -> list[dict[str, Any]]:
+    """Groups of operators: time, what of it is on the critical path, energy."""
+    return [
+        {
+            "name": part.name,
+            "units": list(part.units),
+            "tasks": part.tasks,
+            "time_ns": part.time_ps / 1e3,
+            "critical_ns": part.critical_ps / 1e3,
+            "bound_ns": part.bound_ps / 1e3,
+            "macs": part.macs,
+            "memory_bytes": part.memory_bytes,
+            "energy_pj": part.energy_pj,
+        }
+        for part in report.parts()
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of the package, Python and numpy."""
+    import numpy
+
+    return {"neardata": neardata.__version__, "python": platform.python_version(), "numpy": numpy.__version__}
+
+
+CSV_COLUMNS = (
+    "label", "system", "model", "phase", "context", "batch", "step_ns", "bound_ns", "tokens_per_s",
+    "energy_pj_per_token", "seed", "config_hash", "schema",
+)  # fmt: skip
+"""Columns of the table of a study; the nested parts are in the JSON only."""

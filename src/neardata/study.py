@@ -1,0 +1,290 @@
+"""Studies: a model's step on several systems, over batch sizes, as data.
+
+::
+
+    title: Mixtral-8x7B decode, GPUs against near-data systems
+    model: mixtral-8x7b            # or the path of a config.json
+    phase: decode
+    context: 2048
+    batch: [1, 16, 64]
+    weights: bf16
+    systems:
+      2 x A100: {system: a100, units: {gpu: 2}}
+      AiM:      {system: aim, mapping: {on_pim: everything, pipeline: all, micro_batches: stages, steps: 3}}
+    baseline: 2 x A100             # what the others are compared with (default: the first)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+import neardata.studies
+from neardata.arch.config_file import ConfigFile, StrictModel
+from neardata.arch.errors import InputError, nearest
+from neardata.arch.system import System, load_system
+from neardata.mappers.lower import lower
+from neardata.mappers.mapping import Mapping, processor_group
+from neardata.sim.program import Program
+from neardata.sim.system.engine import Costs, run
+from neardata.sim.system.report import SystemReport
+from neardata.workloads.graph import Graph
+from neardata.workloads.llm.decoder import llm
+from neardata.workloads.llm.model import Model, load_model
+from neardata.workloads.llm.routing import Routing, Uniform
+
+MOST_DEVICES = 64
+"""Devices tried for a group of ``count: fit``."""
+
+
+class SystemChoice(StrictModel):
+    """A system of a study and how work is placed on it."""
+
+    system: str
+    """A name of `neardata.arch.system.system_names`, or a file."""
+    units: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Number of instances of a group; left out, what the system says, ``fit`` included."""
+    mapping: Mapping = Mapping()
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the system's file to change, such as ``units.gpu.processor: h200``."""
+
+
+class Study(StrictModel):
+    """What to run."""
+
+    title: str
+    model: str
+    phase: Literal["prefill", "decode", "verify"] = "decode"
+    context: Annotated[int, Field(ge=1)] = 2048
+    """Tokens of each sequence, the new ones included."""
+    new_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of each sequence: a chunk of prefill, or drafted tokens + 1 to verify."""
+    batch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1,)
+    weights: str | dict[str, str] = "bf16"
+    activations: str = "bf16"
+    cache: str = "bf16"
+    layers: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many layers."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the routing, uniform over the experts."""
+    systems: Annotated[dict[str, SystemChoice], Field(min_length=1)]
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One system at one batch size."""
+
+    label: str
+    batch: int
+    system: System
+    program: Program
+    report: SystemReport
+
+    @property
+    def step_ps(self) -> int:
+        """Time of a step: of one token of every sequence in decode. In a pipeline over several
+        steps, from the end of the first step to the end of the last, so that filling the pipeline does
+        not count."""
+        ends: dict[str, int] = {}
+        for task, end in zip(self.program.tasks, self.report.schedule.end, strict=True):
+            step = task.name.partition("/")[0] if task.name[0] == "s" and "/" in task.name else ""
+            ends[step] = max(ends.get(step, 0), end)
+        if len(ends) <= 1:
+            return self.report.time_ps
+        in_order = sorted(ends.values())
+        return (in_order[-1] - in_order[0]) // (len(in_order) - 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps that the program runs."""
+        return max(self.program.tokens // self.batch, 1)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all sequences together."""
+        return self.batch * 1e12 / self.step_ps
+
+    @property
+    def energy_per_token_j(self) -> float:
+        """Joules for one token of one sequence."""
+        return self.report.total_energy_pj * 1e-12 / max(self.program.tokens, 1)
+
+    @property
+    def bound_ps(self) -> int:
+        """Roofline of a step: no unit can do its share of the work in less."""
+        return max((use.bound_ps for use in self.report.units), default=0) // self.steps
+
+
+def load_study(path: Path) -> Study:
+    """A study file.
+
+    Raises:
+        InputError: with file, line and key.
+    """
+    file = ConfigFile(path)
+    study = file.parse(Study)
+    if study.baseline is not None and study.baseline not in study.systems:
+        raise file.error(f"is no system of the study{nearest(study.baseline, study.systems)}", "baseline")
+    for label, choice in study.systems.items():
+        try:
+            system = load_system(choice.system, choice.set)
+            for group in choice.units:
+                if group not in system.units:
+                    raise InputError(
+                        f"the system has no '{group}'{nearest(group, system.units)}", key="units"
+                    )
+            processor_group(system, choice.mapping)
+        except InputError as error:
+            if error.file is not None:
+                raise
+            raise file.error(error.message, "systems", label, *(error.key or "system").split(".")) from None
+    try:
+        load_model(study.model)
+    except InputError as error:
+        if error.file is not None:
+            raise
+        raise file.error(error.message, "model") from None
+    return study
+
+
+def find_study(what: str) -> Path | None:
+    """The file of a study: a path, or the name of one that ships; None for a model.
+
+    Raises:
+        InputError: a study file that is not there.
+    """
+    path = Path(what)
+    if path.suffix in (".yaml", ".yml"):
+        shipped = Path(neardata.studies.__file__).parent / path.name
+        if path.is_file() or not shipped.is_file():
+            return path
+        return shipped
+    return None
+
+
+def default_systems(names: Sequence[str]) -> dict[str, SystemChoice]:
+    """Systems as they are, with the mapping their files suggest."""
+    return {name: SystemChoice(system=name, mapping=suggested_mapping(name)) for name in names}
+
+
+def suggested_mapping(name: str) -> Mapping:
+    """Memories that compute do all they can in a pipeline, where they have no fast processor beside."""
+    system = load_system(name)
+    if not system.groups("pim"):
+        return Mapping()
+    processor = system.processor(processor_group(system, Mapping()))
+    if processor.kind == "gpu":
+        return Mapping(on_pim="fastest")
+    return Mapping(on_pim="everything", pipeline="all", micro_batches="stages", steps=3)
+
+
+def points(
+    study: Study,
+    *,
+    skip: Callable[[str, int], bool] = lambda label, batch: False,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Iterator[Point]:
+    """Run the points of a study one after the other.
+
+    Args:
+        skip: points (label, batch) not to run.
+        progress: told what is worked on.
+
+    Raises:
+        InputError: a model that does not fit a system, or a mapping that does not.
+    """
+    for label in study.systems:
+        for batch in study.batch:
+            if not skip(label, batch):
+                progress(f"{label}, batch {batch}")
+                yield run_point(study, label, batch)
+
+
+def run_point(study: Study, label: str, batch: int) -> Point:
+    """One system at one batch size, its ``fit`` counts decided by what has to be held."""
+    program, system, costs = lower_point(study, label, batch)
+    return Point(label, batch, system, program, run(program, system, costs=costs))
+
+
+def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, Costs]:
+    """The program of one system at one batch size, and the kernels whose cost decided it.
+
+    Raises:
+        InputError: the model does not fit.
+    """
+    model, choice = load_model(study.model), study.systems[label]
+    base = load_system(choice.system, choice.set).with_counts(**choice.units)
+    worst: InputError | None = None
+    for system in _candidates(base, choice.mapping, _graph(study, model, batch, Uniform(seed=study.seed))):
+        graphs = _graphs(study, model, choice.mapping, system, batch)
+        costs = Costs(system)
+        program = lower(graphs, system, choice.mapping, lambda g, k, costs=costs: costs.of(g, k).time_ps)  # type: ignore[misc]
+        worst = _lack(program, system)
+        if worst is None:
+            return program, system, costs
+    if worst is None:
+        raise InputError(f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}")
+    raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
+
+
+def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System]:
+    """The system as it is, or with more and more instances of what is to fit, from as many as hold
+    the graph's weights and caches once."""
+    fit = [name for name, unit in base.units.items() if unit.count == "fit"]
+    if not fit:
+        yield base
+        return
+    one = base.with_counts(**dict.fromkeys(fit, 1))
+    together = sum(one.capacities[place] for place in {one.instances[g].place for g in fit})
+    least = -(-(graph.weight_bytes + graph.cache_bytes) // together)
+    for n in range(max(least, 1), MOST_DEVICES + 1):
+        # inside a stage rows and heads are divided by powers of two
+        if mapping.pipeline == "all" or n & (n - 1) == 0:
+            yield base.with_counts(**dict.fromkeys(fit, n))
+
+
+def _lack(program: Program, system: System) -> InputError | None:
+    """The fullest place that does not hold what is put there, and what would mend it."""
+    over = {p: n - system.capacities.get(p, 0) for p, n in program.bytes_at.items()}
+    place = max(over, key=lambda p: over[p], default=None)
+    if place is None or over[place] <= 0:
+        return None
+    held, there = program.bytes_at[place], system.capacities.get(place, 0)
+    group = next(i.group for i in system.instances.values() if i.place == place)
+    more = -(-system.count(group) * held // max(there, 1))
+    return InputError(
+        f"{held:,} bytes are to lie in '{place}', which holds {there:,}; about {more} {group} units would do"
+    )
+
+
+def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
+    """The graphs of the micro-batches: sequences as evenly divided as can be."""
+    parts = mapping.micro_batches
+    if parts == "stages":
+        slots = system.count(processor_group(system, mapping))
+        parts = slots if mapping.pipeline == "all" else mapping.pipeline
+    parts = min(parts, batch)
+    sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
+    return [_graph(study, model, size, Uniform(seed=study.seed + i)) for i, size in enumerate(sizes)]
+
+
+def _graph(study: Study, model: Model, batch: int, routing: Routing) -> Graph:
+    return llm(
+        model, study.phase, batch=batch, context=study.context, new_tokens=study.new_tokens,
+        weights=study.weights, activations=study.activations, cache=study.cache, routing=routing,
+        layers=study.layers,
+    )  # fmt: skip
+
+
+def fingerprint(study: Study, choice: SystemChoice, batch: int, version: str) -> str:
+    """What decides the result of a point, as a short hash: equal hashes, equal results."""
+    what = study.model_dump(mode="json", exclude={"systems", "batch", "baseline", "title"})
+    text = json.dumps([version, what, choice.model_dump(mode="json"), batch], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
