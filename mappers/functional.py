@@ -76,7 +76,7 @@ def execute(
     ...     _ = graph.tensor(name, shape, Format("int32"), "weight" if name == "w" else "activation")
     >>> graph.add(Operator("product", "linear", ("x", "w"), ("y",), {"m": 1, "n": 2, "k": 2}))
     >>> x, w, y = (Operand(name, "gpu", 0) for name in "xwy")
-    >>> task = Task("product", "gpu", MatMul(1, 2, 2), operator="product", reads=(x, w), writes=(y,))
+    >>> task = Task("product", "gpu", MatMul(1, 2, 2), operators=("product",), reads=(x, w), writes=(y,))
     >>> program = Program("product", "one gpu", (task,), placement=(x, w))
     >>> execute(program, graph, {"x": np.array([[1, 2]]), "w": np.array([[3, 4], [5, 6]])})
     {'y': array([[11, 17]])}
@@ -255,27 +255,40 @@ class _Run:
         if isinstance(task.kernel, Transfer | Collective):
             self.move(task)
             return
+        kinds = {self.graph[name].kind for name in task.operators if name in self.graph}
         for operand in task.reads:
             self.check_place(operand)
-            self.check_read(operand)
+            self.check_read(operand, partial=kinds == {"combine"})
         if not task.writes:
             return
-        if task.operator not in {operator.name for operator in self.graph}:
-            raise ProgramError(f"task '{task.name}': operator '{task.operator}' is not in the graph")
-        operator = self.graph[task.operator]
-        for operand in task.writes:
-            self.check_place(operand)
-            if operand.tensor not in operator.outputs:
-                raise self.error(operand, f"is not an output of operator '{operator.name}'")
-            if operator.kind == "kv_append":
-                self.append(operator, operand)
-                continue
-            for value, mark, index in _EVALUATE.get(operator.kind, _whole)(self, operator, operand):
-                self.write(operand, value, mark, index)
-                if operator.kind in MATRIX_KINDS:
-                    shape = self.tensor(operand.tensor).shape
-                    marks = self.computed.setdefault(operand.tensor, np.zeros(shape, dtype=np.uint64))
-                    marks[index] += mark
+        known = {operator.name for operator in self.graph}
+        for name in task.operators:
+            if name not in known:
+                raise ProgramError(f"task '{task.name}': operator '{name}' is not in the graph")
+        written = list(task.writes)
+        for name in task.operators:
+            operator = self.graph[name]
+            for operand in [o for o in written if o.tensor in operator.outputs]:
+                written.remove(operand)
+                self.check_place(operand)
+                self.compute(operator, operand)
+            # what one operator of the task makes, the next ones may use
+            made = tuple(o for o in task.writes if o.tensor in operator.outputs)
+            self.task = replace(self.task, reads=self.task.reads + made)
+        if written:
+            raise self.error(written[0], f"is not an output of operator '{' + '.join(task.operators)}'")
+
+    def compute(self, operator: Operator, operand: Operand) -> None:
+        """A slice of an output, into its place."""
+        if operator.kind == "kv_append":
+            self.append(operator, operand)
+            return
+        for value, mark, index in _EVALUATE.get(operator.kind, _whole)(self, operator, operand):
+            self.write(operand, value, mark, index)
+            if operator.kind in MATRIX_KINDS:
+                shape = self.tensor(operand.tensor).shape
+                marks = self.computed.setdefault(operand.tensor, np.zeros(shape, dtype=np.uint64))
+                marks[index] += mark
 
     def move(self, task: Task) -> None:
         """Transfers and collectives: what is written is what is read, added up where several places have it
@@ -349,7 +362,9 @@ class _Run:
     def results(self) -> Values:
         """Every tensor that operators made, complete."""
         for name, marks in self.computed.items():
-            wrong = marks != COMPLETE
+            copies = self.program.operators.get(self.graph.producer(name) or "", {}).get("copies", 1)
+            with np.errstate(over="ignore"):
+                wrong = marks != COMPLETE * np.uint64(copies)
             if wrong.any():
                 raise ProgramError(
                     f"tensor '{name}': {_count(wrong)} not computed exactly once, first at {_first(wrong)}"
@@ -560,11 +575,40 @@ def _whole(run: _Run, operator: Operator, operand: Operand) -> Made:
     yield value, COMPLETE, index
 
 
+def _combine(run: _Run, operator: Operator, operand: Operand) -> Made:
+    """Sums over the experts whose rows the task reads: partial where rows, or their sums, are."""
+    index = run.index(operand)
+    rows, ids, shares = operator.inputs
+    chosen = np.asarray(run.read(ids))
+    width = run.tensor(rows).shape[1]
+    place = np.empty(chosen.size, dtype=np.int64)
+    place[np.argsort(chosen.ravel(), kind="stable")] = np.arange(chosen.size)
+    weight = run.read(shares)
+    value = np.zeros((len(chosen), width))
+    mark = np.zeros(len(chosen), dtype=np.uint64)
+    marks = marks_of_k(chosen.shape[1])
+    cell = run.cells[run.task.reads[0].place, rows]
+    whole: set[int] = set()
+    for read in run.slices_read(rows):
+        for token, choice in np.ndindex(chosen.shape):
+            row = int(place[token * chosen.shape[1] + choice])
+            if read[0].start <= row < read[0].stop:
+                value[token] += weight[token, choice] * semantics.dequantised(cell.value)[row]
+                mark[token] += marks[choice]
+                whole |= {int(m) for m in np.unique(cell.mark[row])}
+    if whole != {int(COMPLETE)}:  # partial sums of every row: the result is as partial as they are
+        if len(whole) != 1 or (mark != COMPLETE).any():
+            raise run.error(operand, "is made of rows of which different parts are there")
+        mark[:] = whole.pop()
+    yield value[index], np.broadcast_to(mark[:, None], value.shape)[index], index
+
+
 _EVALUATE: dict[str, Callable[[_Run, Operator, Operand], Made]] = {
     "linear": _linear,
     "expert_linear": _expert_linear,
     "head_linear": _head_linear,
     "attention": _attention,
+    "combine": _combine,
 }
 
 

@@ -157,6 +157,14 @@ class _Lowering:
         return self.choice[key]
 
 
+def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
+    """The part of an operand with these indices of its first dimension."""
+    assert operand.slices is not None
+    (start, stop), *rest = operand.slices
+    size = operand.bytes * (rows[1] - rows[0]) // (stop - start)
+    return Operand(operand.tensor, operand.place, size, (rows, *rest), operand.add)
+
+
 class _Pass:
     """One step of one graph."""
 
@@ -250,7 +258,12 @@ class _Pass:
     def _declare(self, operator: Operator, slots: int) -> None:
         """What the tasks of an operator must add up to: each slot repeats what is not split."""
         copies = slots if self.sharding.rules[operator.name].form == "whole" else 1
-        entry = {"kind": operator.kind, "group": operator.group or operator.kind, "macs": 0}
+        entry = {
+            "kind": operator.kind,
+            "group": operator.group or operator.kind,
+            "copies": copies,
+            "macs": 0,
+        }
         known = self.low.operators.setdefault(self.prefix + operator.name, entry)
         known["macs"] += operator.macs * copies
 
@@ -343,11 +356,9 @@ class _Pass:
             for name in operator.inputs:
                 if name in made:
                     continue
-                shard = (
-                    input_shard(self.graph, operator, name, rule, i)
-                    if name not in self.summed or (rule.form in ("rows", "heads", "elements"))
-                    else WHOLE
-                )
+                shard = input_shard(self.graph, operator, name, rule, i)
+                if shard is None:
+                    continue
                 if self.graph.producer(name) is None:
                     reads[name, shard] = self._place(name, place, shard)
                     self.reads_tokens |= self.graph.tensors[name].role == "index"
@@ -416,6 +427,7 @@ class _Pass:
         names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
         chained = group[0].kind == "attention"
         writes = self._outputs(group, i, place, names[-1:] if chained else names)
+        experts = self._by_expert(group[0], reads, writes) if len(kernels) > 1 and not chained else []
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
             self._add(
                 Task(
@@ -424,11 +436,30 @@ class _Pass:
                     kernel=kernel,
                     after=names[k - 1 : k] if chained and k else after,
                     operators=tuple(self.prefix + operator.name for operator in group),
-                    reads=reads if k == 0 else (),
-                    writes=writes if k == len(names) - 1 else (),
+                    reads=experts[k][0] if experts else reads,
+                    writes=experts[k][1] if experts else writes if k == len(names) - 1 else (),
                 )
             )
         self.ends += names[-1:] if chained else names
+
+    def _by_expert(
+        self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]
+    ) -> list[tuple[tuple[Operand, ...], tuple[Operand, ...]]]:
+        """What each active expert reads and writes of what all of a slot do."""
+        first, parts = 0, []
+        weight = next(o for o in reads if o.slices is not None and len(o.slices) == 3)
+        assert weight.slices is not None
+        for expert, rows in enumerate(operator["tokens"]):
+            first += rows
+            if not rows or not weight.slices[0][0] <= expert < weight.slices[0][1]:
+                continue
+            parts.append((
+                tuple(
+                    _cut(o, (expert, expert + 1) if o is weight else (first - rows, first)) for o in reads
+                ),
+                tuple(_cut(o, (first - rows, first)) for o in writes),
+            ))  # fmt: skip
+        return parts
 
     def _pass_over(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
         """Element-wise operators in one kernel on the processor."""

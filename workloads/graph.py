@@ -181,6 +181,9 @@ class Graph:
     def __getitem__(self, name: str) -> Operator:
         return self._operators[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._operators
+
     def producer(self, tensor: str) -> str | None:
         """Name of the operator that makes a tensor; None for what is there at the start."""
         return self._producer.get(tensor)
