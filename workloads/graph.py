@@ -8,7 +8,7 @@ kind                  dims                                     meaning (inputs -
 ====================  =======================================  ========================================
 ``linear``            m, n, k                                  x[m,k], w[n,k](, bias[n]) -> y[m,n]
 ``expert_linear``     tokens (of each expert), n, k            x[sum(tokens),k] sorted by expert, w[E,n,k]
-                                                               -> y[sum(tokens),n]
+                                                               (, bias[E,n]) -> y[sum(tokens),n]
 ``attention``         queries and context (of each sequence,   q[sum(queries),heads*qk], keys and values
                       context includes the new tokens),        (the caches after appending, sequence after
                       heads, kv_heads, qk, v                   sequence: [sum(context),kv_heads,qk or v])
@@ -33,10 +33,12 @@ kind                  dims                                     meaning (inputs -
 ====================  =======================================  ========================================
 
 Attributes. ``attention``: ``scale`` (factor on q k), ``causal``, ``window`` (tokens a query looks back
-on, itself included; None: all), ``bias`` (a third or fourth input: table of T5's relative positions). With
+on, itself included; None: all), ``bias`` (sizes of T5's relative positions, whose table is the last input),
+``sinks`` (the last input: a score of each head that takes weight and gives nothing). With
 two inputs, q and one cache, the values are the first v columns of the keys (latent attention): the cache
 is read once. ``norm``: ``norm`` (rms or layer), ``epsilon``. ``rope``: ``theta``, ``scaling``.
-``activation``: ``function``. ``route``: ``scoring``, ``normalise``, ``scale``, ``groups``,
+``activation``: ``function``. ``multiply``: ``within`` and ``plus`` (bounds of the second input and what is
+added to it). ``route``: ``scoring``, ``normalise``, ``scale``, ``groups``,
 ``top_groups``, ``group_score``. ``embedding`` of positions: ``first`` (row of position 0), with queries and
 context in dims. ``slice``: ``start``. ``concat``: ``widths`` of a head in each input.
 `neardata.workloads.semantics` computes each.

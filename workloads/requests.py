@@ -93,6 +93,13 @@ def load_requests(path: str | Path) -> list[Request]:
     Raises:
         InputError: an unknown ending, missing columns or keys, times that go back, lengths that are no
             number of tokens, a file without requests; with the line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "trace.csv"
+    ...     _ = path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\\n2.0,30,4\\n2.5,10,7\\n")
+    ...     load_requests(path)[1]
+    Request(arrival_ps=500000000000, prompt_tokens=10, generated_tokens=7)
     """
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}

@@ -193,12 +193,14 @@ def _grouped(x: Quantised, w: Quantised) -> Floats:
     return y
 
 
-def expert_linear(x: Value, w: Value, tokens: Sequence[int]) -> Floats | Integers:
-    """Rows of x, sorted by expert, each times its expert's matrix: x[sum(tokens),k], w[E,n,k] -> y."""
+def expert_linear(x: Value, w: Value, tokens: Sequence[int], bias: Value | None = None) -> Floats | Integers:
+    """Rows of x, sorted by expert, each times its expert's matrix: x[sum(tokens),k], w[E,n,k], bias[E,n]
+    -> y."""
     parts, start = [], 0
     for expert, count in enumerate(tokens):
         if count:
-            parts.append(linear(x[start : start + count], w[expert]))
+            own = None if bias is None else bias[expert]
+            parts.append(linear(x[start : start + count], w[expert], own))
         start += count
     if start != x.shape[0]:
         raise ValueError(f"{start} rows for the experts, got {x.shape[0]}")
@@ -284,6 +286,12 @@ def merge(partials: Sequence[Partial]) -> Partial:
         return Partial(output / np.where(total > 0, total, 1.0)[:, :, None], safe + np.log(total))
 
 
+def sink(scores: Floats, beside: Partial) -> Partial:
+    """What a sink adds to the attention of some queries: weight ``exp(score)`` of each head (heads,) and no
+    value. It is merged once, with the parts of the context."""
+    return Partial(np.zeros_like(beside.output), np.broadcast_to(scores, beside.log_weight.shape))
+
+
 def relative_bias(table: Floats, buckets: int, distance: int, causal: bool) -> Callable[[Integers], Floats]:
     """T5's bias on relative positions (arXiv 1910.10683, section 2.1): half the buckets hold one distance
     each, the rest grow logarithmically up to ``distance``. ``table``: (buckets, heads)."""
@@ -321,21 +329,23 @@ def attention(operator: Operator, q: Value, *inputs: Value) -> Floats:
     heads, kv_heads, qk, v = (operator[d] for d in ("heads", "kv_heads", "qk", "v"))
     a = operator.attributes
     rows = dequantised(q).reshape(-1, heads, qk)
-    table = inputs[-1] if a.get("bias") else None
-    caches = inputs[:-1] if a.get("bias") else inputs
+    extra = inputs[-1] if a.get("bias") or a.get("sinks") else None
+    caches = inputs if extra is None else inputs[:-1]
     keys = dequantised(caches[0]).reshape(-1, kv_heads, qk)
     values = keys[..., :v] if len(caches) == 1 else dequantised(caches[1]).reshape(-1, kv_heads, v)
     bias = None
-    if table is not None:
+    if extra is not None and a.get("bias"):
         sizes = a["bias"]
-        bias = relative_bias(dequantised(table), sizes["buckets"], sizes["distance"], a.get("causal", True))
-    outputs = [
-        attend(
+        bias = relative_bias(dequantised(extra), sizes["buckets"], sizes["distance"], a.get("causal", True))
+    outputs = []
+    for qs, cs, qp, kp in sequences(operator):
+        part = attend(
             rows[qs], keys[cs], values[cs], query_positions=qp, key_positions=kp, scale=a["scale"],
             causal=a.get("causal", True), window=a.get("window"), bias=bias,
-        ).output
-        for qs, cs, qp, kp in sequences(operator)
-    ]  # fmt: skip
+        )  # fmt: skip
+        if extra is not None and a.get("sinks"):
+            part = merge([part, sink(dequantised(extra), part)])
+        outputs.append(part.output)
     return np.concatenate(outputs).reshape(-1, heads * v)
 
 
@@ -369,13 +379,17 @@ def frequencies(n: int, theta: float, scaling: Mapping[str, Any] | None) -> tupl
     def dimension(rotations: float) -> float:
         return float(n * np.log(original / (rotations * 2 * np.pi)) / (2 * np.log(theta)))
 
-    low = max(np.floor(dimension(scaling["beta_fast"])), 0)
-    high = min(np.ceil(dimension(scaling["beta_slow"])), n - 1)
+    low, high = dimension(scaling["beta_fast"]), dimension(scaling["beta_slow"])
+    if scaling.get("truncate", True):
+        low, high = float(np.floor(low)), float(np.ceil(high))
+    low, high = max(low, 0.0), min(high, n - 1.0)
     ramp = np.clip((np.arange(n // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
 
     def magnitude(mscale: float) -> float:
         return 0.1 * mscale * float(np.log(factor)) + 1.0 if factor > 1 else 1.0
 
+    if "mscale" not in scaling:
+        return base / factor * ramp + base * (1 - ramp), magnitude(1.0)
     length = magnitude(scaling["mscale"]) / magnitude(scaling["mscale_all_dim"])
     return base / factor * ramp + base * (1 - ramp), length
 
@@ -399,8 +413,11 @@ def rope(operator: Operator, x: Value) -> Floats:
 
 
 def activation(x: Value, function: str) -> Floats:
-    """silu, gelu (tanh form), relu or sigmoid."""
+    """silu, gelu (tanh form), relu, sigmoid or clamped_silu (GPT-OSS's)."""
     y = dequantised(x)
+    if function == "clamped_silu":
+        y = np.minimum(y, 7.0)
+        return y * 0.5 * (1.0 + np.tanh(0.851 * y))
     if function == "relu":
         return np.maximum(y, 0.0)
     if function == "gelu":
@@ -503,7 +520,7 @@ def evaluate(operator: Operator, *inputs: Any) -> tuple[Any, ...]:
         case "linear":
             return (linear(*inputs),)
         case "expert_linear":
-            return (expert_linear(inputs[0], inputs[1], operator["tokens"]),)
+            return (expert_linear(inputs[0], inputs[1], operator["tokens"], *inputs[2:]),)
         case "head_linear":
             return (head_linear(*inputs),)
         case "attention":
@@ -517,7 +534,10 @@ def evaluate(operator: Operator, *inputs: Any) -> tuple[Any, ...]:
         case "activation":
             return (activation(inputs[0], operator.attributes["function"]),)
         case "multiply":
-            return (dequantised(inputs[0]) * dequantised(inputs[1]),)
+            second = dequantised(inputs[1])
+            if "within" in operator.attributes:
+                second = np.clip(second, -operator.attributes["within"], operator.attributes["within"])
+            return (dequantised(inputs[0]) * (second + operator.attributes.get("plus", 0.0)),)
         case "add":
             return (dequantised(inputs[0]) + dequantised(inputs[1]),)
         case "embedding":
@@ -564,6 +584,14 @@ def execute(graph: Graph, values: Mapping[str, Any]) -> Values:
     Raises:
         ValueError: a tensor is missing or has another shape; the router chose other numbers of tokens
             for the experts than the graph was built for.
+
+    >>> from neardata.workloads.llm.decoder import llm
+    >>> from neardata.workloads.llm.model import load_model
+    >>> sizes = {"hidden": 8, "embedding_dim": 8, "heads": 2, "kv_heads": 2, "head_dim": 4, "ffn": 6}
+    >>> model = load_model("llama-2-7b").model_copy(update={**sizes, "vocabulary": 5})
+    >>> graph = llm(model, batch=3, context=4, layers=1)
+    >>> execute(graph, random_values(graph))["head"].shape
+    (3, 5)
     """
     held: Values = {}
     for name, tensor in graph.tensors.items():

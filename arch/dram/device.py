@@ -68,6 +68,8 @@ class Device:
     """Ticks from a read command to the end of its burst."""
     write_latency: int
     modes: tuple[str, ...]
+    limits: tuple[str, ...]
+    """What the standard says and the table does not."""
     preset: Preset = field(repr=False)
     coordinates: NDArray[np.int64] = field(repr=False)
     """(banks, levels): id of each bank's node within its parent."""
@@ -140,3 +142,8 @@ class Device:
         """(banks,): number, channel-wide, of each bank's node of ``level``."""
         below = int(np.prod(self.counts[level + 1 :]))
         return np.arange(self.n_banks, dtype=np.int64) // below
+
+    def nodes_of(self, command: int, level: int) -> NDArray[np.int64]:
+        """(units, k): nodes of ``level`` that each unit of ``command`` has banks in."""
+        pairs = np.unique(np.stack([self.unit_of[command], self.node_of(level)], axis=1), axis=0)
+        return pairs[:, 1].reshape(self.n_units(command), -1)

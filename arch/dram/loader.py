@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from neardata.arch.config_file import ConfigFile, first_problem
+from neardata.arch.dram.consistency import MOST, contradictions, energy_contradictions
 from neardata.arch.dram.device import Device, TimingRule
 from neardata.arch.dram.expression import evaluate, names_in
-from neardata.arch.dram.standard import Command, Preset, Role, Rule, Standard, parse_rule
+from neardata.arch.dram.standard import Command, IddEnergy, Preset, Role, Rule, Standard, parse_rule
 from neardata.arch.errors import InputError, nearest
 
 DATA = Path(__file__).parent / "data"
 MAX_BANKS = 1024
+MAX_BYTES = 1 << 50
 
 _SAID_ONCE = ("prefetch", "command_bus", "data_bus_at", "refresh_at", "read_latency", "write_latency")
 """What a standard must say, itself or in the standard it extends."""
@@ -44,20 +47,26 @@ def device_names() -> list[str]:
 
 
 def load_device(
-    name: str, overrides: Mapping[str, int] | None = None, *, corrected: bool = True
+    name: str,
+    overrides: Mapping[str, float] | None = None,
+    *,
+    corrected: bool = True,
+    consistent: bool = True,
 ) -> Device:
     """A device by preset name, or ``FILE.yaml[:PRESET]`` for a file of one's own.
 
     Args:
         name: a name of `device_names`, or the path of a YAML file of the same form (its
             only preset, or the one named after the last colon).
-        overrides: ``{"timing.nFAW": 20, "organisation.rank": 2}``.
+        overrides: ``{"timing.nFAW": 20, "organisation.rank": 2, "energy.io_pj_per_bit": 4.5}``.
         corrected: with the rules under ``corrections``, which the peer simulator that a table
             was read from lacks; without them its runs are reproduced.
+        consistent: refuse timings that contradict each other (a wrong device may be wanted to
+            see whether a check notices).
 
     Raises:
-        InputError: unknown name or key, missing timing, impossible organisation, with
-            file, line and key.
+        InputError: unknown name or key, missing timing, impossible organisation, values that
+            contradict each other, with file, line and key.
 
     >>> load_device("ddr4-2400r").peak_gb_per_s
     19.207...
@@ -69,7 +78,7 @@ def load_device(
         shipped = _shipped_presets()
         if name not in shipped:
             raise InputError(f"unknown device '{name}'{nearest(name, shipped)}")
-        return _resolve(shipped[name], name, overrides or {}, corrected)
+        return _resolve(shipped[name], name, overrides or {}, corrected, consistent)
     path = Path(f"{stem}.yaml" if colon else name)
     file, standard = _standard(path)
     presets = list(standard.presets)
@@ -80,7 +89,7 @@ def load_device(
     preset = chosen if colon else presets[0]
     if preset not in presets:
         raise file.error(f"no preset '{preset}'{nearest(preset, presets)}", "presets")
-    return _resolve(path, preset, overrides or {}, corrected)
+    return _resolve(path, preset, overrides or {}, corrected, consistent)
 
 
 def _shipped_files() -> list[Path]:
@@ -140,6 +149,7 @@ def _merge(path: Path, corrected: bool, seen: tuple[Path, ...] = ()) -> _Table:
         if key in standard.model_fields_set:
             table.values[key] = getattr(standard, key)
             table.origin[key,] = file
+    table.values["limits"] = (*table.values.get("limits", ()), *standard.limits)
     table.commands.update(standard.commands)
     table.roles.update(standard.roles)
     table.origin.update({("commands", name): file for name in standard.commands})
@@ -237,7 +247,7 @@ class _Chosen:
     file: ConfigFile
     name: str
     preset: Preset
-    overrides: Mapping[str, int]
+    overrides: Mapping[str, float]
 
     def error(self, message: str, *keys: str) -> InputError:
         key = _override_key(keys)
@@ -251,7 +261,7 @@ def _override_key(keys: tuple[str | int, ...]) -> str:
 
 
 def _choose(
-    file: ConfigFile, preset: Preset, name: str, levels: tuple[str, ...], overrides: Mapping[str, int]
+    file: ConfigFile, preset: Preset, name: str, levels: tuple[str, ...], overrides: Mapping[str, float]
 ) -> _Chosen:
     """The preset with ``overrides`` laid over it."""
     if not overrides:
@@ -264,6 +274,12 @@ def _choose(
             if item not in timing:
                 raise InputError(f"unknown timing of {name}{nearest(item, timing)}", key=key)
             timing[item] = value
+        elif section == "energy":
+            _set_energy(data, name, item, value)
+        elif section == "command_energy_pj":
+            if item not in data[section]:
+                raise InputError(f"unknown on {name}{nearest(item, data[section])}", key=key)
+            data[section][item] = value
         elif section == "organisation" and item in levels[1:]:
             organisation["levels"][item] = value
         elif section == "organisation" and item in organisation and item != "levels":
@@ -271,15 +287,34 @@ def _choose(
         else:
             allowed = [f"timing.{t}" for t in timing]
             allowed += [f"organisation.{o}" for o in (*levels[1:], *organisation) if o != "levels"]
+            allowed += [f"energy.{e}" for e in data["energy"] or () if e not in _ENERGY_NOTES]
             raise InputError(f"cannot be set on {name}{nearest(key, allowed)}", key=key)
     if any(key.startswith("organisation.") for key in overrides):
         # the density is that of the counts in the file
         organisation["density_Mb"] = overrides.get("organisation.density_Mb")
+    changed = [f"{k} = {v}" for k, v in overrides.items() if k.startswith(("energy.", "command_energy_pj."))]
+    data_kind = data["energy"] and data["energy"]["kind"]
+    if changed and data["energy"]:
+        data["energy"]["source"] += f". Changed: {', '.join(changed)}"
+        data["energy"]["status"] = "assumed"
     try:
         return _Chosen(file, name, Preset.model_validate(data), overrides)
     except ValidationError as error:
         keys, message = first_problem(Preset, error)
-        raise InputError(message, key=_override_key(tuple(keys))) from None
+        keys = [key for key in keys if key != "levels" and not (key == data_kind and keys[0] == "energy")]
+        raise InputError(message, key=".".join(map(str, keys))) from None
+
+
+_ENERGY_NOTES = ("kind", "source", "status")
+
+
+def _set_energy(data: dict[str, Any], name: str, item: str, value: float) -> None:
+    if data["energy"] is None:
+        raise InputError(f"{name} has no energy values", key=f"energy.{item}")
+    known = [key for key in data["energy"] if key not in _ENERGY_NOTES]
+    if item not in known:
+        raise InputError(f"unknown energy value of {name}{nearest(item, known)}", key=f"energy.{item}")
+    data["energy"][item] = value
 
 
 def _check_organisation(chosen: _Chosen, table: _Table, levels: tuple[str, ...]) -> tuple[int, ...]:
@@ -293,7 +328,7 @@ def _check_organisation(chosen: _Chosen, table: _Table, levels: tuple[str, ...])
         if level not in organisation.levels:
             raise chosen.error("missing", "organisation", "levels", level)
     counts = (1, *(organisation.levels[level] for level in levels[1:]))
-    n_banks = int(np.prod(counts))
+    n_banks = math.prod(counts)
     if n_banks > MAX_BANKS:
         raise chosen.error(
             f"{n_banks} banks a channel; at most {MAX_BANKS}",
@@ -308,6 +343,12 @@ def _check_organisation(chosen: _Chosen, table: _Table, levels: tuple[str, ...])
         )
     if organisation.width * prefetch < 8:
         raise chosen.error("a burst is less than a byte", "organisation", "width")
+    n_bytes = math.prod(counts) * organisation.row * organisation.column * organisation.width // 8
+    if n_bytes > MAX_BYTES:
+        sizes = {key: getattr(organisation, key) for key in ("row", "column", "width")}
+        raise chosen.error(
+            f"{n_bytes:,} bytes a channel; at most {MAX_BYTES:,}", "organisation", _largest(sizes)
+        )
     if organisation.density_Mb is not None:
         # a device lies below the ranks, and in full below each data bus
         device_at = max(
@@ -353,6 +394,8 @@ def _check_timing(chosen: _Chosen, table: _Table) -> None:
             raise chosen.error(f"no constraint uses it{nearest(name, used | _TIMINGS)}", "timing", name)
         if value < 0:
             raise chosen.error(f"must not be negative, got {value}", "timing", name)
+        if value > MOST:
+            raise chosen.error(f"must be at most {MOST}, got {value}", "timing", name)
     for name in sorted(needed - set(timing)):
         raise chosen.error("missing", "timing", name)
     for name in ("tCK_ps", burst):
@@ -363,6 +406,18 @@ def _check_timing(chosen: _Chosen, table: _Table) -> None:
             evaluate(expression, timing)
         except ValueError as error:
             raise file.error(str(error), *keys) from None
+
+
+def _check_consistency(chosen: _Chosen, table: _Table) -> None:
+    energy = chosen.preset.energy
+    sections = {
+        "timing": contradictions(chosen.preset.timing, table.values["prefetch"]),
+        "energy": energy_contradictions(energy) if isinstance(energy, IddEnergy) else (),
+    }
+    for section, found_there in sections.items():
+        for found in found_there:
+            name = next((n for n in found.names if f"{section}.{n}" in chosen.overrides), found.names[0])
+            raise chosen.error(found.message if name == found.names[0] else found.otherwise, section, name)
 
 
 def _check_refresh(chosen: _Chosen, device: Device) -> None:
@@ -393,7 +448,9 @@ def _check_refresh(chosen: _Chosen, device: Device) -> None:
                 )
 
 
-def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: bool) -> Device:
+def _resolve(
+    path: Path, name: str, overrides: Mapping[str, float], corrected: bool, consistent: bool
+) -> Device:
     if path.parent == DATA:
         # the type tells True from 1, of which only one is a count
         items = tuple((key, type(value), value) for key, value in overrides.items())
@@ -402,18 +459,20 @@ def _resolve(path: Path, name: str, overrides: Mapping[str, int], corrected: boo
         except TypeError:  # refused below
             pass
         else:
-            return _shipped_device(path, name, items, corrected)
-    return _resolved(path, name, overrides, corrected)
+            return _shipped_device(path, name, items, corrected, consistent)
+    return _resolved(path, name, overrides, corrected, consistent)
 
 
 @functools.lru_cache(maxsize=128)
 def _shipped_device(
-    path: Path, name: str, items: tuple[tuple[str, type, int], ...], corrected: bool
+    path: Path, name: str, items: tuple[tuple[str, type, float], ...], corrected: bool, consistent: bool
 ) -> Device:
-    return _resolved(path, name, {key: value for key, _, value in items}, corrected)
+    return _resolved(path, name, {key: value for key, _, value in items}, corrected, consistent)
 
 
-def _resolved(path: Path, name: str, overrides: Mapping[str, int], corrected: bool) -> Device:
+def _resolved(
+    path: Path, name: str, overrides: Mapping[str, float], corrected: bool, consistent: bool
+) -> Device:
     file, standard = _standard(path)
     table = _merge(path, corrected)
     levels = _check_levels(table)
@@ -423,6 +482,8 @@ def _resolved(path: Path, name: str, overrides: Mapping[str, int], corrected: bo
     chosen = _choose(file, standard.presets[name], name, levels, overrides)
     counts = _check_organisation(chosen, table, levels)
     _check_timing(chosen, table)
+    if consistent:
+        _check_consistency(chosen, table)
 
     ticks: int = table.values.get("ticks_per_clock", 1)
     cycles = []
@@ -438,6 +499,11 @@ def _resolved(path: Path, name: str, overrides: Mapping[str, int], corrected: bo
     timing = preset.timing
     read_latency = ticks * evaluate(table.values["read_latency"], timing)
     write_latency = ticks * evaluate(table.values["write_latency"], timing)
+    for key, latency in (("read_latency", read_latency), ("write_latency", write_latency)):
+        if latency < (burst := ticks * timing.get("nBL_min", timing.get("nBL", 0))):
+            raise table.error(
+                f"{latency // ticks} clocks end before the burst of {burst // ticks} begins", key
+            )
     latencies = []
     for command, held in zip(table.commands.values(), cycles, strict=True):
         if command.latency is not None:
@@ -485,6 +551,7 @@ def _resolved(path: Path, name: str, overrides: Mapping[str, int], corrected: bo
         read_latency=read_latency,
         write_latency=write_latency,
         modes=table.values.get("modes", ()),
+        limits=table.values["limits"],
         preset=preset,
         coordinates=coordinates,
         unit_of=tuple(_units(command, levels, counts, coordinates) for command in table.commands.values()),

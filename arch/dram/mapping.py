@@ -17,6 +17,7 @@ below the channel. The burst offset lies below the last field and is not written
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -61,16 +62,21 @@ class AddressMapping:
         """Bytes of all channels; addresses lie below it."""
         return self.burst_bytes << self.column_bits + self.bank_bits + self.row_bits + self.channel_bits
 
-    def channel_of(self, address: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Channel of byte addresses that lie within the capacity."""
+    @property
+    def channel_slices(self) -> NDArray[np.int64]:
+        """(k, 3) like `slices`, for the channel's number alone."""
         above = self.column_bits + self.bank_bits + self.row_bits
-        channel = np.zeros(len(address), dtype=np.int64)
+        parts = []
         for shift, mask, target in self.slices.tolist():
             # the part of the slice that lands in the channel field
             low = max(above - target, 0)
             if mask >> low:
-                channel ^= (address >> shift + low & mask >> low) << target + low - above
-        return channel
+                parts.append((shift + low, mask >> low, target + low - above))
+        return np.array(parts, dtype=np.int64).reshape(-1, 3)
+
+    def channel_of(self, address: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Channel of byte addresses that lie within the capacity."""
+        return _apply(self.channel_slices, address)
 
     def decode(
         self, address: ArrayLike
@@ -126,6 +132,7 @@ def mapping_names() -> list[str]:
     return list(_NAMED)
 
 
+@functools.lru_cache(maxsize=256)
 def load_mapping(device: Device, mapping: str = "RoBaRaCoCh", channels: int = 1) -> AddressMapping:
     """The mapping of a memory of ``channels`` such devices.
 
@@ -307,7 +314,9 @@ def _slices(matrix: list[int]) -> NDArray[np.int64]:
     for distance, sources_on_it in sorted(diagonals.items()):
         lowest = min(sources_on_it)
         slices.append((lowest, sum(1 << source - lowest for source in sources_on_it), lowest - distance))
-    return np.array(slices, dtype=np.int64).reshape(-1, 3)
+    table = np.array(slices, dtype=np.int64).reshape(-1, 3)
+    table.setflags(write=False)  # a mapping is shared by all who load it
+    return table
 
 
 def _inverse(matrix: list[int]) -> list[int] | None:

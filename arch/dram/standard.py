@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, PositiveInt, model_validator
 
 from neardata.arch.config_file import StrictModel
 from neardata.arch.dram.expression import names_in
@@ -31,7 +31,7 @@ class Command(StrictModel):
     """Level of the node the command addresses; it acts on every bank below that node."""
     across: tuple[str, ...] = ()
     """Levels it spans besides: ``at: bank, across: [bank_group]`` is the same bank of every group."""
-    cycles: float = Field(default=1, gt=0)
+    cycles: FiniteFloat = Field(default=1, gt=0, le=1024)
     """Clock cycles it holds its command bus (halves allowed where ``ticks_per_clock`` is 2)."""
     bus: Literal["row", "column"] = "row"
     """Command bus it travels on; matters only with ``command_bus: dual``."""
@@ -74,6 +74,7 @@ class Rule(StrictModel):
     """Holds between *different* nodes of the level under one parent (rank switches)."""
 
 
+LONGEST_WINDOW = 1024
 _RULE = re.compile(
     r"^(?P<first>[\w,\s]+)->(?P<then>[\w,\s]+)=(?P<gap>.+?)"
     r"(?:\s+window\s+(?P<window>\d+))?(?P<sibling>\s+sibling)?\s*$"
@@ -89,6 +90,8 @@ def parse_rule(level: str, name: str, text: str) -> Rule:
     match = _RULE.match(text)
     if match is None or match["window"] == "0":
         raise ValueError(f"'{text}' is not of the form 'A,B -> C,D = expression [window N] [sibling]'")
+    if len(match["window"] or "") > 4 or int(match["window"] or 1) > LONGEST_WINDOW:
+        raise ValueError(f"a window of {match['window']} commands; at most {LONGEST_WINDOW}")
     first, then = (tuple(c.strip() for c in match[part].split(",")) for part in ("first", "then"))
     names_in(match["gap"])
     return Rule(
@@ -138,28 +141,33 @@ class Organisation(StrictModel):
         return self
 
 
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+
+
 class IddEnergy(StrictModel):
     """Data-sheet currents of one device (JESD79 IDD conditions), in mA, and supply voltages in V."""
 
     kind: Literal["idd"]
     source: str
     status: Literal["data sheet", "assumed"]
-    VDD: float
-    VPP: float = 0.0
-    IDD0: float
-    IDD2N: float
-    IDD3N: float
-    IDD4R: float
-    IDD4W: float
-    IDD5B: float
-    IPP0: float = 0.0
-    IPP3N: float = 0.0
+    VDD: Amount
+    VPP: Amount = 0.0
+    """0: no such supply."""
+    IDD0: Amount
+    IDD2N: Amount
+    IDD3N: Amount
+    IDD4R: Amount
+    IDD4W: Amount
+    IDD5B: Amount
+    IPP0: Amount = 0.0
+    IPP3N: Amount = 0.0
     """Standby current of VPP, rows open or not."""
-    IPP5B: float = 0.0
-    rho: float = Field(default=1.0, ge=0, le=1)
+    IPP5B: Amount | None = None
+    """None: not known; refreshes then count without their share of VPP."""
+    rho: FiniteFloat = Field(default=1.0, ge=0, le=1)
     """Share of IDD3N - IDD2N drawn as soon as a bank is open; the rest comes bank by bank (DRAMPower)."""
-    io_pj_per_bit: float = 0.0
-    """Interface energy per transferred bit, besides the core (termination, drivers)."""
+    io_pj_per_bit: Amount | None = None
+    """Interface energy per transferred bit, besides the core (termination, drivers). None: not known."""
 
 
 class PerBitEnergy(StrictModel):
@@ -168,16 +176,17 @@ class PerBitEnergy(StrictModel):
     kind: Literal["per_bit"]
     source: str
     status: Literal["literature", "assumed"]
-    activate_pj: float
+    activate_pj: Amount
     """One ACT and its PRE, of the row of one bank (all devices in step)."""
-    read_pj_per_bit: float
-    write_pj_per_bit: float
-    io_pj_per_bit: float
-    refresh_pj_per_bank: float
+    read_pj_per_bit: Amount
+    write_pj_per_bit: Amount
+    io_pj_per_bit: Amount
+    """0: the energies of reads and writes include it."""
+    refresh_pj_per_bank: Amount
     """Refreshing one bank once (one REFpb; an all-bank refresh is this times its banks)."""
-    background_mw: float
+    background_mw: Amount
     """Standby power of one channel (0: not known, and not counted)."""
-    background_open_mw: float | None = None
+    background_open_mw: Amount | None = None
     """The same while a bank is open, where known apart."""
 
 
@@ -190,7 +199,7 @@ class Preset(StrictModel):
     """Clock cycles, but for ``tCK_ps`` (picoseconds) and ``rate`` (MT/s). A refresh interval
     of 0: never refreshed."""
     energy: Annotated[IddEnergy | PerBitEnergy, Field(discriminator="kind")] | None = None
-    command_energy_pj: dict[str, float] = Field(default_factory=dict)
+    command_energy_pj: dict[str, Amount] = Field(default_factory=dict)
     """Energy of one issue of a command, per bank it acts on, where not derived from ``energy`` (PIM)."""
 
 
@@ -201,7 +210,7 @@ class Standard(StrictModel):
     source: str
     extends: str | None = None
     """Standard whose levels, commands, roles and constraints come first (PIM on HBM2, say)."""
-    ticks_per_clock: PositiveInt = 1
+    ticks_per_clock: PositiveInt = Field(default=1, le=16)
     """Simulated cycles per clock: 2 where row commands may use either clock edge (HBM3)."""
     prefetch: PositiveInt | None = None
     """Columns one burst moves."""
@@ -224,4 +233,6 @@ class Standard(StrictModel):
     constraints: dict[str, list[RuleLine]] = Field(default_factory=dict)
     corrections: dict[str, list[RuleLine]] = Field(default_factory=dict)
     """Further constraints, which the peer simulator that the table was read from lacks."""
+    limits: tuple[str, ...] = ()
+    """What the standard says and the table does not."""
     presets: dict[str, Preset] = Field(default_factory=dict)

@@ -49,6 +49,8 @@ class Tiling:
     """Bursts of a row, and of the global buffer."""
     together: int = 1
     """Passes that only a whole number of times fit in a row: different heads, side by side."""
+    own_rows: bool = False
+    """Each pass in a row of its own, however short."""
 
     @property
     def bursts(self) -> int:
@@ -68,7 +70,7 @@ class Tiling:
     @property
     def share(self) -> int:
         """Passes in a row."""
-        if self.segments > 1:
+        if self.segments > 1 or self.own_rows:
             return 1
         return max(self.columns // self.bursts // self.together, 1) * self.together
 
@@ -81,11 +83,21 @@ class Tiling:
         return passes * self.bursts
 
 
-def matmul(m: int, n: int, k: int, *, channels: int, device: Device, order: Order | None = None) -> Program:
+def matmul(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    channels: int,
+    device: Device,
+    order: Order | None = None,
+    own_rows: bool = False,
+) -> Program:
     """y[m, n] = x[m, k] w[n, k], 16-bit values: the program of all channels, from idle to idle.
 
     Args:
         order: of the visits; None: the fastest.
+        own_rows: passes do not share rows.
 
     Raises:
         InputError: a size below 1, unknown order, or a matrix larger than the banks.
@@ -100,7 +112,7 @@ def matmul(m: int, n: int, k: int, *, channels: int, device: Device, order: Orde
             raise InputError(f"must be at least 1, got {value}", key=name)
     if order is not None and order not in ORDERS:
         raise InputError(f"'{order}' is not one of {', '.join(ORDERS)}", key="order")
-    tiling = Tiling(k, device.bursts_per_row)
+    tiling = Tiling(k, device.bursts_per_row, own_rows=own_rows)
     blocks = -(-n // BANKS)
     most = -(-blocks // channels)
     check_rows(tiling.rows(most), device, channels, f"a {n} x {k} matrix")
@@ -111,7 +123,7 @@ def matmul(m: int, n: int, k: int, *, channels: int, device: Device, order: Orde
     )
     open_visits = min(tiling.share, most) * (m if order == "row-stationary" else 1)
     return Program(
-        device.name, groups, f"matmul {m}x{n}x{k} {order}",
+        device.name, groups, f"matmul {m}x{n}x{k} {order}" + (" own-rows" if own_rows else ""),
         refresh=refresh_policy(device, open_visits, tiling),
     )  # fmt: skip
 
@@ -147,10 +159,30 @@ def cycles_of_order(order: Order, m: int, passes: int, tiling: Tiling, device: D
     if order == "output-stationary":
         return macs + visits * row + m * passes * tiling.bursts * burst + visits * visit
     if order == "input-stationary":
-        loads = m * tiling.bursts * tiling.share * burst
+        loads = m * tiling.bursts * min(tiling.share, passes) * burst
         return macs + visits * visit + m * tiling.rows(passes) * row + loads
-    loads = m * tiling.rows(passes) * min(tiling.bursts, tiling.columns) * tiling.share * burst
+    loads = m * passes * tiling.bursts * burst
     return macs + visits * visit + tiling.rows(passes) * row + loads
+
+
+def least_cycles(order: Order, m: int, passes: int, tiling: Tiling, device: Device) -> int:
+    """Cycles that a channel cannot go below: MACs, rows and mode changes one after the other."""
+    t = device.timing
+    visits = m * passes * tiling.segments
+    if order == "output-stationary":
+        rows, loads, bursts = visits, visits, m * passes * tiling.bursts
+    elif order == "input-stationary":
+        rows, loads = m * tiling.rows(passes), m * tiling.segments
+        bursts = m * tiling.bursts * min(tiling.share, passes)
+    else:
+        rows = tiling.rows(passes)
+        loads, bursts = m * rows, m * passes * tiling.bursts
+    return (
+        (m * tiling.macs(passes) - visits) * t["nCCDL"]
+        + visits * 2 * t["nMODCH"]
+        + rows * (t["nRCDRDMAC"] + t["nRTP"])
+        + (bursts - loads) * t["nCCDS"]
+    )
 
 
 def fastest_order(m: int, passes: int, tiling: Tiling, device: Device) -> Order:

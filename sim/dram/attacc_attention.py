@@ -42,25 +42,29 @@ def attention(
             first += count * kv_heads
         channel_work[tuple(work)] = channel_work.get(tuple(work), 0) + 1
     groups = []
+    shapes = [Head(length * LINE, width, value_size=value_width) for length, _ in lines]
     for heads, count in channel_work.items():
+        rows = sum(n * head.rows for head, n in zip(shapes, heads, strict=True))
+        _check_rows(rows, channels, f"keys and values of {sum(context)} positions")
         body: tuple[Step, ...] = ()
         row = 0
-        for (length, _), n in zip(lines, heads, strict=True):
+        for head, n in zip(shapes, heads, strict=True):
             if n:
-                head = Head(length * LINE, width, value_size=value_width)
                 body += _heads(head, n, group, row)
                 row += n * head.rows
-        if row > VALUE_ROW:
-            size = COLUMNS * LANES * 2 * BANKS * LINE * channels * 2
-            raise InputError(
-                f"keys and values of {sum(context)} positions would take {row * size} bytes in the banks of "
-                f"{channels} channels ({row} rows of each for keys, as many for values); "
-                f"there are {VALUE_ROW * size} (twice {VALUE_ROW} rows)",
-                key="banks",
-            )
         if body:
             groups.append(ChannelGroup(count, body))
     return Program(device.name, tuple(groups), "attention")
+
+
+def _check_rows(rows: int, channels: int, what: str) -> None:
+    if rows > VALUE_ROW:
+        size = COLUMNS * LANES * 2 * BANKS * LINE * channels * 2
+        raise InputError(
+            f"{what} would take {rows * size} bytes in the banks of {channels} channels ({rows} rows of each "
+            f"for keys, as many for values); there are {VALUE_ROW * size} (twice {VALUE_ROW} rows)",
+            key="banks",
+        )
 
 
 @lru_cache(maxsize=4096)

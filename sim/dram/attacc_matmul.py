@@ -106,6 +106,18 @@ def matmul(m: int, n: int, k: int, *, channels: int, device: Device, order: Orde
     return Program(device.name, groups, f"matmul {m}x{n}x{k} {order}")
 
 
+def least_cycles(m: int, lines: int, tiling: Tiling, device: Device) -> int:
+    """Cycles that a channel cannot go below: its rows one after the other."""
+    t = device.timing
+    rows = 0
+    for block in range(0, lines, SCORES_COLLECTED):
+        some = min(SCORES_COLLECTED, lines - block)
+        rows += (tiling.segments - 1) * -(-some * PARTS // COLUMNS) + -(-some * tiling.last // COLUMNS)
+    macs = lines * tiling.parts
+    each = t["nRCDRD"] + t["nRTPL"] + t["nRP"] - t["nCCDAB"]
+    return m * (macs * t["nCCDAB"] + rows * each) - t["nRP"]
+
+
 def check_rows(rows: int, device: Device, channels: int, what: str) -> None:
     """Refuse what does not fit, in bytes.
 

@@ -106,9 +106,7 @@ def refresh_plan(device: Device, mode: str) -> RefreshPlan | None:
         raise InputError("must be positive", key=f"timing.{interval}")
     command = device.roles[role]
     node = device.node_of(device.refresh_at)
-    units = [
-        np.unique(device.unit_of[command][node == n]) for n in range(node.max() + 1)
-    ]
+    units = [np.unique(device.unit_of[command][node == n]) for n in range(node.max() + 1)]
     return RefreshPlan(
         device.ticks(interval), np.stack(units, axis=1).astype(np.int64), command, device.roles[precharge]
     )
@@ -256,7 +254,7 @@ def new_channel(
         log: record commands.
         completions: record requests.
     """
-    _check(device, config)
+    check_controller(device, config)
     tables = device_tables(device)
     banks, n_banks = device.n_banks, padded_banks(device)
     plan = refresh_plan(device, config.refresh)
@@ -305,24 +303,49 @@ def new_channel(
     bank[:banks, k.B_NODE] = device.node_of(device.refresh_at)
     refresh_nodes = int(device.node_of(device.refresh_at).max()) + 1
 
-    def full(shape: int | tuple[int, ...], value: int = 0) -> Table:
-        return np.full(shape, value, dtype=np.int64)
+    def full(size: int, value: int) -> Table:
+        return np.full(size, value, dtype=np.int64)
 
-    return k.Channel(
-        r=r, last=r.copy(), bank=bank, ready=full(4 * n_banks), key=full(4 * n_banks, k.INF),
-        offers=full(4 * -(-n_banks // 64)), pool=pool, kind=tables.kind, gap=tables.gap,
-        window=tables.window, window_node=tables.window_node, window_ring=tables.window_ring.copy(),
+    return _apart(k.Channel(
+        r=r, last=r.copy(), bank=bank, ready=_zeros(4 * n_banks), key=full(4 * n_banks, k.INF),
+        offers=_zeros(4 * -(-n_banks // 64)), pool=pool, kind=tables.kind, gap=tables.gap,
+        window=tables.window, window_node=tables.window_node, window_ring=tables.window_ring,
         window_gap=tables.window_gap,
         last_issue=full(len(device.commands) * int(tables.units.max()), k.NEVER),
-        book=full(k.BOOK), slices=fields.ravel(), pair_offset=tables.pair_offset, pair_gap=tables.pair_gap,
+        book=_zeros(k.BOOK), slices=fields.ravel(), pair_offset=tables.pair_offset, pair_gap=tables.pair_gap,
         units=tables.units, unit_of=tables.unit_of, bus_cycles=tables.bus_cycles,
-        refresh_units=plan.rounds.ravel() if plan else full(1),
-        cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=full(4096),
-        node=full((refresh_nodes, 4)), command_count=full(len(device.commands)),
-    )  # fmt: skip
+        refresh_units=plan.rounds.ravel() if plan else _zeros(1),
+        cover_start=tables.cover_start, cover_bank=tables.cover_bank, pending=_zeros(4096),
+        node=_zeros(refresh_nodes, 4), command_count=_zeros(len(device.commands)),
+    ))  # fmt: skip
 
 
-def _check(device: Device, config: ControllerConfig) -> None:
+def _zeros(*shape: int) -> Table:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.int64(0), shape)
+
+
+def _apart(channel: k.Channel) -> k.Channel:
+    """A copy of a channel in memory of its own, every array at the start of a cache line.
+
+    So no line is shared by channels that run in different threads, and runs of eight banks lie
+    in one line each.
+    """
+    line = 8  # words
+    room = [-(-array.size // line) * line for array in channel]
+    raw = np.zeros(sum(room) + 4 * line, dtype=np.int64)  # a pair of lines, fetched together, off either end
+    at = 2 * line + (-(raw.ctypes.data >> 3) % line)
+    copies = []
+    for array, size in zip(channel, room, strict=True):
+        copies.append(raw[at : at + array.size].reshape(array.shape))
+        if any(array.strides):  # else zeros, as the memory already is: most of it is never touched
+            copies[-1][...] = array
+        at += size
+    return k.Channel(*copies)
+
+
+def check_controller(device: Device, config: ControllerConfig) -> None:
+    """Raises `InputError` if a device takes no requests, or not from such a controller."""
     missing = [role for role in KINDS[:4] if role not in device.roles]
     if missing:
         raise InputError(f"{device.name} has no {missing[0]} command, so it takes no requests")
@@ -368,3 +391,52 @@ def renew_ages(channel: k.Channel) -> None:
     pool[waiting, k.AGE] = np.arange(len(waiting))
     r[k.R_AGE] = len(waiting)
     k.switch_mode(r[k.R_MODE], r, bank, channel.key, channel.offers, pool, len(bank))
+
+
+def skip_idle(channel: k.Channel, kernel: Callable[..., Any], until: int) -> None:
+    """Pass over refreshes of a channel that waits for a request arriving at ``until``.
+
+    Refreshes come round after some intervals. If one round leaves the channel as it was, with
+    every tick that still matters moved on by the round's length, so do the rounds after it: as
+    many as end before ``until`` are added at once. Else one round has been simulated.
+    """
+    r = channel.r
+    rounds = int(r[k.C_REFRESH_ROUNDS])
+    period = rounds * int(r[k.C_REFRESH_INTERVAL])
+    if period % 2:  # a tick and the next are not alike where the clock is half as fast
+        rounds, period = 2 * rounds, 2 * period
+    start = int(r[k.R_NOW])
+    if start + period >= until:
+        return
+    before, counts, nothing = _idle_state(channel), channel.command_count.copy(), k.empty_log(0, 7)
+    r[k.R_IDLE] = rounds + 1
+    kernel(
+        channel, np.zeros(1, np.int64), np.zeros(1, np.uint8), np.array([until]), 1, False, nothing, nothing
+    )
+    after = _idle_state(channel)
+    if r[k.R_NOW] != start + period or r[k.R_PENDING]:
+        return
+    if not all(np.array_equal(then, now) for then, now in zip(before, after, strict=True)):
+        return
+    times, now = (until - start - period) // period, int(r[k.R_NOW])
+    for ticks in (channel.ready, channel.last_issue, channel.window_ring[..., :-1]):
+        ticks[ticks > now - MAX_GAP] += times * period
+    r[_TICKS] += times * period
+    channel.command_count[:] += times * (channel.command_count - counts)
+
+
+_TICKS = [k.R_NOW, k.R_NEXT_REFRESH, k.R_BUS_FREE, k.R_COLUMN_FREE, k.R_ACT2_DEADLINE, k.R_SYNC_EXPIRY]
+
+
+def _idle_state(channel: k.Channel) -> list[Table]:
+    """What an idle channel's future depends on: ticks from now, those past all rules alike."""
+    now = channel.r[k.R_NOW]
+    registers = channel.r.copy()
+    registers[[*_TICKS, k.R_IDLE, k.R_WATCH, k.R_PENDING_HEAD]] = 0
+    ticks = (
+        channel.ready, channel.last_issue, channel.window_ring[..., :-1], channel.r[_TICKS]
+    )  # fmt: skip
+    same = (
+        channel.window_ring[..., -1], channel.bank, channel.key, channel.offers, channel.pool, channel.node
+    )  # fmt: skip
+    return [*((t - now).clip(min=-MAX_GAP) for t in ticks), *(array.copy() for array in same), registers]

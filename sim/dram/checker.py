@@ -2,7 +2,8 @@
 
 The checker reads the device's description and a `CommandLog` only. It looks back from each
 command to the earlier ones a rule names, so it shares neither state nor code with the
-engines, which push ready times forward.
+engines, which push ready times forward. Where the banks of a command lie (`Device.nodes_of`) is
+part of the description; the engines work it out for themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.dram import Device, TimingRule
+from neardata.arch.dram import TimingRule
 from neardata.sim.dram.command_log import CommandLog
 
 Ints = NDArray[np.int64]
@@ -112,7 +113,7 @@ class _Index:
         if command not in self._issued:
             return self._none, self._none, True
         if key not in self._targets:
-            covered = _covered(self.device, command, level)
+            covered = self.device.nodes_of(command, level)
             where = np.flatnonzero(self.log.command == command)
             nodes = covered[self.log.unit[where]]
             node, position = nodes.ravel(), np.repeat(where, nodes.shape[1])
@@ -134,12 +135,6 @@ class _Index:
             bound = (at >= 0) & (first_node[np.maximum(at, 0)] == other)
             before, after = first[at[bound]], then[bound]
             yield after, before, self.log.cycle[after] - self.log.cycle[before] - rule.gap
-
-
-def _covered(device: Device, command: int, level: int) -> Ints:
-    """(units, k): nodes of ``level`` that each unit of a command has banks in."""
-    pairs = np.unique(np.stack([device.unit_of[command], device.node_of(level)], axis=1), axis=0)
-    return pairs[:, 1].reshape(device.n_units(command), -1)
 
 
 def _order(log: CommandLog) -> Iterator[Violation]:
@@ -205,8 +200,8 @@ def _placed(log: CommandLog) -> Ints:
     device = log.device
     out = np.zeros((4, len(log)), dtype=np.int64)
     for c in np.unique(log.command):
-        banks = _covered(device, c, len(device.levels) - 1)
-        buses = _covered(device, c, device.data_bus_at)
+        banks = device.nodes_of(c, len(device.levels) - 1)
+        buses = device.nodes_of(c, device.data_bus_at)
         mine = np.flatnonzero(log.command == c)
         unit = log.unit[mine]
         out[0, mine], out[1, mine] = banks[unit, 0], banks.shape[1]

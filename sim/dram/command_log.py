@@ -94,6 +94,10 @@ class CommandLog:
         return next(iter(channels.values()), cls.from_rows(device, np.zeros((0, 6), dtype=np.int64)))
 
 
+LONGEST_NUMBER = 20
+"""Characters of an integer of 64 bits."""
+
+
 def read_channels(device: Device, path: Path) -> dict[int, CommandLog]:
     """The traces of all channels in a file of `CommandLog.write_csv`, by channel (``.gz``: unpacked).
 
@@ -118,8 +122,8 @@ def read_channels(device: Device, path: Path) -> dict[int, CommandLog]:
                     if target not in targets:
                         targets[target] = _target(device, target)
                     channel, command, unit = targets[target]
-                    row, column, kind = (int(field) for field in line[2 + depth : 5 + depth])
-                    rows.setdefault(channel, []).append((int(line[0]), command, unit, row, column, kind))
+                    cycle, row, column, kind = map(_integer, (line[0], *line[2 + depth : 5 + depth]))
+                    rows.setdefault(channel, []).append((cycle, command, unit, row, column, kind))
                 except ValueError as error:
                     raise InputError(str(error), file=path, line=number) from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
@@ -131,10 +135,17 @@ def read_channels(device: Device, path: Path) -> dict[int, CommandLog]:
     }
 
 
+def _integer(text: str) -> int:
+    """Raises `ValueError` for what is none, or fits no 64 bits."""
+    if len(text) > LONGEST_NUMBER or not -1 << 63 <= (number := int(text)) < 1 << 63:
+        raise ValueError(f"number too large: {text[:LONGEST_NUMBER]}")
+    return number
+
+
 def _target(device: Device, target: tuple[str, ...]) -> tuple[int, int, int]:
     """Channel, command and unit from the fields ``command, channel, level, level, ...``."""
     command = device.command(target[0])
-    where = np.array(target[1:], dtype=np.int64)
+    where = np.array([_integer(field) for field in target[1:]], dtype=np.int64)
     given = where >= 0
     given[0] = False
     banks = np.flatnonzero((device.coordinates[:, given] == where[given]).all(axis=1))

@@ -39,6 +39,8 @@ AGE_LIMIT = 1 << 27
 
 # kinds of command a request needs; +4: with auto-precharge
 RD, WR, ACT, PRE = 0, 1, 2, 3
+# bits of kinds
+COLUMN_COMMANDS, ACTIVATES, PRECHARGES, ALL_COMMANDS = 3, 4, 8, 15
 CLOSED, ACTIVATING = -1, -2
 
 # pool[slot]: a request
@@ -61,10 +63,11 @@ ROW, COLUMN, BANK, KIND, AGE, ARRIVE, ID, COUNTED, NEXT, PREVIOUS, ADDRESS, REQU
     R_NOW, R_MODE, R_MODE_STALE, R_READS, R_WRITES, R_ACTIVE, R_FREE, R_AGE, R_NEXT_REFRESH,
     R_REFRESH_ROUND, R_PENDING_HEAD, R_PENDING, R_BUS_FREE, R_COLUMN_FREE, R_ACT2_SLOT,
     R_ACT2_DEADLINE, R_SYNC_SLOT, R_SYNC_EXPIRY, R_NEXT_ID, R_WATCH, R_LATENCY_HEAD, R_LOG, R_COMPLETED,
+    R_IDLE,
     S_READS, S_WRITES, S_FORWARDED, S_COALESCED, S_HITS, S_MISSES, S_CONFLICTS, S_READS_SERVED,
     S_WRITES_SERVED, S_LATENCY, S_LAST_ACCEPT, S_LAST_READ, S_LAST_WRITE, S_LAST_FORWARD, S_MAX_LATENCY,
     S_DEPARTED_LATENCY, SCALARS,
-) = range(73)  # fmt: skip
+) = range(74)  # fmt: skip
 PAGE_OPEN, PAGE_CLOSED, PAGE_TIMEOUT = 0, 1, 2
 
 # kind[k]: the six kinds of command, their rules and bus
@@ -84,7 +87,7 @@ SOURCE = zlib.crc32(
 """Captured by the kernels: Numba's cache looks at the source of a kernel, not of what it calls."""
 
 # why a kernel returned
-MORE_REQUESTS, DRAINED, LOG_FULL, STUCK = 0, 1, 2, 3
+MORE_REQUESTS, DRAINED, LOG_FULL, STUCK, IDLE = range(5)
 LOG_MARGIN = 4
 
 Channel = namedtuple(
@@ -194,16 +197,41 @@ def put(key, offers, kind, b, k, n_banks):
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
-def least(ready, key, offers, kind, base, odd, n_banks):
-    """Least candidate key of a kind, its wait counted from ``base``; ``odd``: on odd ticks only."""
+def one_key(ready, key, at, base, odd):
+    return (((max(ready[at] - base, 0) + odd) & ~odd) << WAIT_SHIFT) + key[at]
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
+def least(ready, key, offers, kinds, base, odd, n_banks):
+    """Least candidate key, its wait counted from ``base``; ``odd``: on odd ticks only.
+
+    ``kinds``: the kinds looked at, bit by bit.
+    """
+    rd, wr, act, pre = kinds & 1, kinds & 2, kinds & 4, kinds & 8
     if n_banks <= 64:
-        mask = offers[kind]
-        if mask & (mask - 1) == 0:  # one bank, or none
-            if mask == 0:
-                return INF
-            at = kind * n_banks + trailing_zeros(mask)
-            return (((max(ready[at] - base, 0) + odd) & ~odd) << WAIT_SHIFT) + key[at]
-    return least_key(ready, key, kind * n_banks, base, odd, WAIT_SHIFT, n_banks)
+        if rd:
+            rd = offers[RD]
+        if wr:
+            wr = offers[WR]
+        if act:
+            act = offers[ACT]
+        if pre:
+            pre = offers[PRE]
+        banks = rd | wr | act | pre
+        if banks & (banks - 1) == 0:  # one bank, or none
+            best = INF
+            if banks:
+                b = trailing_zeros(banks)
+                if rd:
+                    best = min(best, one_key(ready, key, b, base, odd))
+                if wr:
+                    best = min(best, one_key(ready, key, WR * n_banks + b, base, odd))
+                if act:
+                    best = min(best, one_key(ready, key, ACT * n_banks + b, base, odd))
+                if pre:
+                    best = min(best, one_key(ready, key, PRE * n_banks + b, base, odd))
+            return best
+    return least_key(ready, key, rd, wr, act, pre, base, odd, WAIT_SHIFT, n_banks)
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)
@@ -689,6 +717,15 @@ def issue_refresh_step(ch, t, n_banks, log):
             sort_out(ch.bank, ch.pool, b)
             offer(r, ch.bank, ch.key, ch.offers, ch.pool, b, n_banks)
     return command
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def idle_too_long(r):
+    """A refresh is about to fall due in an idle channel, the last of the number in `R_IDLE`."""
+    if r[R_READS] or r[R_WRITES] or r[R_ACTIVE] or r[R_ACT2_SLOT] >= 0:
+        return False
+    r[R_IDLE] -= 1
+    return r[R_IDLE] <= 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

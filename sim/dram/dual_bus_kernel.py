@@ -10,12 +10,13 @@ from numba import njit
 
 # isort: off
 from neardata.sim.dram.controller_kernel import (
-    ACT, B_ACTIVE, B_HIT, BANK_MASK, C_LOG, C_PAGE, C_READ_QUEUE, C_REFRESH_COMMAND, CLASS_BIT, DRAINED,
-    INF, K_BUS_CYCLES, KEY_MASK, KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE,
-    R_ACTIVE, R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING,
-    R_READS, R_WRITES, RD, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle, due_refresh, idle_bank,
-    issue_activate, issue_column, issue_precharge, issue_refresh_step, last_accepted, least, least_active,
-    must_wait, new_mode, pending_refresh, ready_of, switch_mode, watch_from,
+    ACT, ACTIVATES, BANK_MASK, B_ACTIVE, B_HIT, CLASS_BIT, COLUMN_COMMANDS, C_LOG, C_PAGE, C_READ_QUEUE,
+    C_REFRESH_COMMAND, DRAINED, IDLE, INF, KEY_MASK, KIND_SHIFT, K_BUS_CYCLES, LOG_FULL, LOG_MARGIN,
+    MORE_REQUESTS, PAGE_TIMEOUT, PRECHARGES, R_ACTIVE, R_BUS_FREE, R_COLUMN_FREE, R_LOG, R_MODE,
+    R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS, R_WRITES, SOURCE, STUCK, WAIT_SHIFT, WR,
+    accept, close_idle, due_refresh, idle_bank, idle_too_long, issue_activate, issue_column,
+    issue_precharge, issue_refresh_step, last_accepted, least, least_active, must_wait, new_mode,
+    pending_refresh, ready_of, switch_mode, watch_from,
 )  # fmt: skip
 # isort: on
 
@@ -93,6 +94,9 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
 
             # 2. refresh falls due
             if now == r[R_NEXT_REFRESH]:
+                if i < n and idle_too_long(r):
+                    status = IDLE
+                    break
                 due_refresh(ch)
             next_tick = r[R_NEXT_REFRESH]
             if i < n:
@@ -126,9 +130,9 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                             base = max(now, r[R_COLUMN_FREE])
                             if half_clock:
                                 base |= 1
-                            best_key = least(ready, key, offers, RD, base, half_clock, n_banks)
-                            best = least(ready, key, offers, WR, base, half_clock, n_banks)
-                            best_key = min(best_key, best)
+                            best_key = least(
+                                ready, key, offers, COLUMN_COMMANDS, base, half_clock, n_banks
+                            )
                             best_tick, best_kind = INF, -1
                             if best_key < INF:
                                 best_tick = base + (best_key >> WAIT_SHIFT)
@@ -183,10 +187,13 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                             stale_row = True
                     if stale_row:
                         base = max(now, r[R_BUS_FREE])
-                        edge = base | 1 if half_clock else base
-                        row_key = least(ready, key, offers, ACT, edge, half_clock, n_banks)
-                        row_key += (edge - base) << WAIT_SHIFT
-                        row_key = min(row_key, least(ready, key, offers, PRE, base, 0, n_banks))
+                        if half_clock:
+                            edge = base | 1
+                            row_key = least(ready, key, offers, ACTIVATES, edge, half_clock, n_banks)
+                            row_key += (edge - base) << WAIT_SHIFT
+                            row_key = min(row_key, least(ready, key, offers, PRECHARGES, base, 0, n_banks))
+                        else:
+                            row_key = least(ready, key, offers, ACTIVATES + PRECHARGES, base, 0, n_banks)
                         row_tick, row_kind = INF, -1
                         if row_key < INF:
                             row_tick = base + (row_key >> WAIT_SHIFT)

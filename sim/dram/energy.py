@@ -10,7 +10,8 @@ standby power runs all the time, IDD3N while a bank is open, else IDD2N, and a c
 for all devices that work in step, and likewise for VPP. Where there are no public currents, from
 energies of the literature. A refresh of some banks takes their share of an all-bank refresh.
 I1 is IDD3N unless the device states a ``rho`` below 1: then standby grows with each open bank.
-IDD4R is measured without output drivers: interface energy is an item of its own, where known.
+IDD4R is measured without output drivers: interface energy (drivers, termination) is an item of its
+own, where known. What is not known and would have counted is named in `EnergyReport.unmodelled`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from neardata.arch.dram import Device
 from neardata.arch.dram.standard import IddEnergy, PerBitEnergy
 
 STANDBY_OPEN, STANDBY_CLOSED = "standby, rows open", "standby, rows closed"
-STANDBY, INTERFACE = "standby", "I/O"
+STANDBY, INTERFACE, REFRESH_PUMP = "standby", "I/O", "VPP in refresh"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class EnergyReport:
     """``data sheet``, ``literature`` or ``assumed``: what the values rest on."""
     source: str
     unmodelled: tuple[str, ...]
-    """Commands issued for which no energy is known: the total leaves them out."""
+    """What happened and has no energy: commands, standby, ``I/O`` (drivers and termination), the
+    share of VPP in refreshes. The total leaves them out."""
 
     @property
     def total_pj(self) -> float:
@@ -93,7 +95,7 @@ def energy(
         return None
     items: dict[str, float] = {}
     unmodelled: list[str] = []
-    bursts = 0
+    bursts = refreshes = 0
     for name, count in command_counts.items():
         c = device.command(name)
         banks = device.n_banks // device.n_units(c)
@@ -103,6 +105,7 @@ def energy(
         elif each:
             items[name] = count * each
         bursts += count if device.commands[c].data else 0
+        refreshes += count if device.commands[c].refreshes else 0
     time_ns = total_cycles * device.tick_ps / 1e3
     if isinstance(values, IddEnergy):
         devices = _devices(device)
@@ -114,6 +117,8 @@ def energy(
         core = shared * open_ns + (values.IDD3N - shared) / banks * open_bank_ns
         items[STANDBY_OPEN] = (values.VDD * core + vpp * open_ns) * devices
         items[STANDBY_CLOSED] = (values.VDD * values.IDD2N + vpp) * devices * (domains * time_ns - open_ns)
+        if values.VPP and values.IPP5B is None and refreshes:
+            unmodelled.append(REFRESH_PUMP)
     elif values is not None and values.background_mw:
         closed_mw, open_mw = values.background_mw, values.background_open_mw
         share = open_cycles / (total_cycles * domains) if total_cycles else 0.0
@@ -124,7 +129,9 @@ def energy(
             items[STANDBY_CLOSED] = closed_mw * channels * time_ns * (1 - share)
     else:
         unmodelled.append(STANDBY)
-    if values is not None and values.io_pj_per_bit:
+    if values is None or values.io_pj_per_bit is None:
+        unmodelled += [INTERFACE] if bursts else []
+    elif values.io_pj_per_bit:
         items[INTERFACE] = values.io_pj_per_bit * 8 * device.burst_bytes * bursts
     status, source = (values.status, values.source) if values else ("assumed", device.preset.source)
     return EnergyReport(items, time_ns, status, source, tuple(unmodelled))
@@ -175,7 +182,7 @@ def _standby_shared(values: IddEnergy) -> float:
 def _refresh_all_pj(device: Device, values: IddEnergy) -> float:
     clocks = device.timing["nRFC"] if "nRFC" in device.timing else device.timing["nRFCab"]
     refresh_ns = clocks * device.timing["tCK_ps"] / 1e3
-    core, pump = values.IDD5B - values.IDD2N, max(0.0, values.IPP5B - values.IPP3N)
+    core, pump = values.IDD5B - values.IDD2N, max(0.0, (values.IPP5B or 0.0) - values.IPP3N)
     return (values.VDD * core + values.VPP * pump) * refresh_ns * _devices(device)
 
 

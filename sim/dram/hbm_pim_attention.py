@@ -3,7 +3,9 @@
 ``scores``: blocks of 64 positions of a head's keys go round robin over the pseudo-channels, over all
 sequences and heads; each is multiplied with the queries of its group, one after the other.
 ``values``: blocks of 64 columns of a head's values, transposed, so that sums run over positions, which are
-padded to 128. The host reads the scores, and writes the probabilities as it writes any input.
+padded to 128. The host reads the scores, and writes the probabilities as it writes any input. Where there are
+fewer blocks of values than pseudo-channels, positions are cut into parts, as many as keep all busy; the host
+adds their sums, as it adds those of lanes.
 """
 
 from __future__ import annotations
@@ -47,10 +49,7 @@ def attention(
         InputError: keys and values larger than the rows below the reserved ones.
     """
     key_tiles = sum(kv_heads * -(-length // TILE_OUTPUTS) for length in context)
-    value_tiles = [
-        (inputs, count * kv_heads * -(-v // TILE_OUTPUTS))
-        for inputs, count in classes(-(-length // TILE_INPUTS) for length in context)
-    ]
+    value_tiles = _value_tiles(context, kv_heads * -(-v // TILE_OUTPUTS), channels)
     channel_work: dict[tuple[int, ...], int] = {}
     for channel in range(channels):
         first = 0
@@ -75,3 +74,19 @@ def attention(
         if body:
             groups.append(ChannelGroup(count, body))
     return Program(device.name, tuple(groups), "attention " + " and ".join(stages))
+
+
+def _value_tiles(context: Sequence[int], blocks: int, channels: int) -> list[tuple[int, int]]:
+    """Input tiles of a part of a block of values, and how many such parts there are, the largest first.
+
+    >>> _value_tiles([300, 300, 100], 2, 64)     # 3 + 3 + 1 tiles of positions, 10 parts at most
+    [(1, 14)]
+    """
+    most = max(channels // (len(context) * blocks), 1)
+    sizes: list[int] = []
+    for length in context:
+        tiles = -(-length // TILE_INPUTS)
+        parts = min(most, tiles)
+        each, more = divmod(tiles, parts)
+        sizes += [each + 1] * more + [each] * (parts - more)
+    return [(size, count * blocks) for size, count in classes(sizes)]

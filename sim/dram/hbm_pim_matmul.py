@@ -79,6 +79,15 @@ def check_rows(rows: int, channels: int, what: str) -> None:
         )
 
 
+def least_cycles(m: int, tiles: int, inputs: int, device: Device) -> int:
+    """Cycles that a channel cannot go below: per tile 8 register writes, then two rows of MACs; at the end
+    the reads of results."""
+    t = device.timing
+    row = t["nRCDRD"] + (COLUMNS - 1) * t["nCCDL"] + t["nRTP"]
+    tile = 2 * row + t["nRP"] + (GRF - 1) * t["nCCDL"]
+    return m * tiles * (inputs * tile + TILE_OUTPUTS * t["nCCDS"]) - t["nCCDS"]
+
+
 def rows_of(tiles: int, inputs: int) -> int:
     """Rows of weights and of one vector's results."""
     return weight_rows(tiles, inputs) + -(-tiles // TILES_IN_A_ROW)

@@ -37,6 +37,15 @@ def _max(builder: Any, a: Any, b: Any) -> Any:
     return _call(builder, "llvm.smax.v8i64", _VECTOR, a, b)
 
 
+def _raised(builder: Any, old: Any, value: Any) -> Any:
+    """The greater of both and 0.
+
+    The 0 changes nothing but what LLVM makes of it: a choice between a vector in memory and another,
+    stored there, becomes a masked store, which AVX2 processors run slowly.
+    """
+    return _max(builder, _max(builder, old, value), _ZERO)
+
+
 class _Table:
     """A one-dimensional int64 array inside an intrinsic."""
 
@@ -56,32 +65,44 @@ class _Table:
 
 
 @intrinsic
-def least_key(typing_context, ready, key, at, base, odd, shift, n):  # type: ignore[no-untyped-def]
-    """``min over b < n of (((max(ready[at+b] - base, 0) + odd) & ~odd) << shift) + key[at+b]``."""
+def least_key(  # type: ignore[no-untyped-def]
+    typing_context, ready, key, first, second, third, fourth, base, odd, shift, n
+):
+    """``min over at of (((max(ready[at] - base, 0) + odd) & ~odd) << shift) + key[at]``.
+
+    ``at`` runs over the first ``n`` entries if ``first`` is not 0, the next ``n`` if ``second`` is
+    not 0, and so on. All 0: the greatest int64.
+    """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        first = _Table(context, builder, signature.args[0], args[0])
-        second = _Table(context, builder, signature.args[1], args[1])
-        at, base, odd, shift, n = args[2:]
+        times = _Table(context, builder, signature.args[0], args[0])
+        keys = _Table(context, builder, signature.args[1], args[1])
+        base, odd, shift, n = args[6:]
         bases, odds, shifts = (_splat(builder, v) for v in (base, odd, shift))
         even = builder.not_(odds)
         best = cgutils.alloca_once_value(builder, _MOST)
-        with cgutils.for_range_slice(builder, _I64(0), n, _I64(LANES), _I64) as (b, _):
-            index = builder.add(at, b)
-            wait = _max(builder, builder.sub(first.load(index), bases), _ZERO)
-            wait = builder.and_(builder.add(wait, odds), even)
-            total = builder.add(builder.shl(wait, shifts), second.load(index))
-            least_so_far = _call(builder, "llvm.smin.v8i64", _VECTOR, builder.load(best), total)
-            builder.store(least_so_far, best)
+        at = _I64(0)
+        for wanted in args[2:6]:
+            end = builder.add(at, n)
+            with (
+                builder.if_then(cgutils.is_not_null(builder, wanted)),
+                cgutils.for_range_slice(builder, at, end, _I64(LANES), _I64) as (index, _),
+            ):
+                wait = _max(builder, builder.sub(times.load(index), bases), _ZERO)
+                wait = builder.and_(builder.add(wait, odds), even)
+                total = builder.add(builder.shl(wait, shifts), keys.load(index))
+                least_so_far = _call(builder, "llvm.smin.v8i64", _VECTOR, builder.load(best), total)
+                builder.store(least_so_far, best)
+            at = end
         return _call(builder, "llvm.vector.reduce.smin.v8i64", _I64, builder.load(best))
 
-    integers = (types.int64,) * 5
+    integers = (types.int64,) * 8
     return types.int64(ready, key, *integers), codegen
 
 
 @intrinsic
 def push(typing_context, ready, to, gap, at, t, n):  # type: ignore[no-untyped-def]
-    """``ready[to+b] = max(ready[to+b], t + gap[at+b])`` for all ``b < n``."""
+    """``ready[to+b] = max(ready[to+b], t + gap[at+b], 0)`` for all ``b < n``."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         table = _Table(context, builder, signature.args[0], args[0])
@@ -91,7 +112,7 @@ def push(typing_context, ready, to, gap, at, t, n):  # type: ignore[no-untyped-d
         with cgutils.for_range_slice(builder, _I64(0), n, _I64(LANES), _I64) as (b, _):
             index = builder.add(to, b)
             until = builder.add(times, gaps.load(builder.add(at, b)))
-            table.store(index, _max(builder, table.load(index), until))
+            table.store(index, _raised(builder, table.load(index), until))
         return context.get_dummy_value()
 
     return types.void(ready, types.int64, gap, *(types.int64,) * 3), codegen
@@ -106,13 +127,16 @@ def _lane(builder: Any, at: Any, b: Any) -> tuple[Any, Any]:
 
 @intrinsic
 def raise_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-def]
-    """``table[at+b] = max(table[at+b], value)``; a narrow store would stall the next `least`."""
+    """``table[at+b] = max(table[at+b], value, 0)``, in the run of eight too, with a wide store.
+
+    A narrow store would stall the next `least_key`.
+    """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lanes = _Table(context, builder, signature.args[0], args[0])
         index, mask = _lane(builder, args[1], args[2])
         low = builder.select(mask, _splat(builder, args[3]), _LEAST)
-        lanes.store(index, _max(builder, lanes.load(index), low))
+        lanes.store(index, _raised(builder, lanes.load(index), low))
         return context.get_dummy_value()
 
     return types.void(table, *(types.int64,) * 3), codegen
@@ -120,17 +144,13 @@ def raise_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-
 
 @intrinsic
 def set_lane(typing_context, table, at, b, value):  # type: ignore[no-untyped-def]
-    """``table[at+b] = value``, with a wide store (see `raise_lane`)."""
+    """``table[at+b] = value`` with a wide store (see `raise_lane`); no number of the table is negative."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lanes = _Table(context, builder, signature.args[0], args[0])
         index, mask = _lane(builder, args[1], args[2])
-        value = _splat(builder, args[3])
-        # clamped between value and value in the lane, between the extremes elsewhere: a select
-        # would become a masked store, which stalls the next load like a narrow one
-        raised = _max(builder, lanes.load(index), builder.select(mask, value, _LEAST))
-        high = builder.select(mask, value, _MOST)
-        lanes.store(index, _call(builder, "llvm.smin.v8i64", _VECTOR, raised, high))
+        value = builder.select(mask, _splat(builder, args[3]), lanes.load(index))
+        lanes.store(index, _max(builder, value, _ZERO))  # with 0: see `_raised`
         return context.get_dummy_value()
 
     return types.void(table, *(types.int64,) * 3), codegen

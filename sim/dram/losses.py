@@ -163,7 +163,7 @@ def _tables(device: Device, causes: list[str]) -> tuple[tuple[Ints | int, ...], 
     from neardata.sim.dram import losses_kernel as k
 
     levels, n = len(device.levels), len(device.commands)
-    covered = [[_covered(device, c, level) for level in range(levels)] for c in range(n)]
+    covered = [[device.nodes_of(c, level) for level in range(levels)] for c in range(n)]
     node_count = np.array([[nodes.shape[1] for nodes in row] for row in covered], dtype=np.int64)
     sizes = np.array([nodes.size for row in covered for nodes in row], dtype=np.int64)
     node_at = (np.cumsum(sizes) - sizes).reshape(n, levels)
@@ -225,9 +225,3 @@ def _edge(device: Device, rule: TimingRule) -> int:
         return k.BURST if then.data else k.BURST_TO_ROW
     enables = first.leaves in then.needs or (first.leaves == "activating" and "open" in then.needs)
     return k.ENABLES if enables else k.APART
-
-
-def _covered(device: Device, command: int, level: int) -> Ints:
-    """(units, k): nodes of ``level`` that each unit of a command has banks in."""
-    pairs = np.unique(np.stack([device.unit_of[command], device.node_of(level)], axis=1), axis=0)
-    return pairs[:, 1].reshape(device.n_units(command), -1)

@@ -34,7 +34,7 @@ def mutations(device: Device) -> Iterator[tuple[str, Device]]:
         for changed in (value + 1, value - 1):
             if name not in _NOT_TIMINGS and changed >= 0:
                 timings = {**same, f"timing.{name}": changed}
-                mutant = load_device(device.name, timings, corrected=corrected)
+                mutant = load_device(device.name, timings, corrected=corrected, consistent=False)
                 yield f"{name} {value} -> {changed}", mutant
 
 

@@ -120,7 +120,7 @@ def skip_periods(config, clamp, now, register, bank, brent, saved, level, iterat
     return skipped
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def advance_counter(op, digit, stream, number, loop, step):
     """Add to a loop's counter, digit by digit."""
     for i in range(op[loop, k.O_B] - 1, op[loop, k.O_A] - 1, -1):

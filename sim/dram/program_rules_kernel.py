@@ -44,7 +44,7 @@ def fail(register, error, bank, tick, target):
     register[k.R_ERROR_TARGET] = target
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def forbidden_bank(config, plan, now, mask, needs):
     """A bank of the mask at ``mask`` in the plan whose state is not among those needed, or -1."""
     word = config[k.K_WORD] + k.W_BANKS
@@ -67,7 +67,7 @@ def forbidden_bank(config, plan, now, mask, needs):
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True, _nrt=False)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def change(config, plan, now, target, tick):
     """New states of the target's banks."""
     words, units = config[k.K_WORDS], config[k.K_UNITS]

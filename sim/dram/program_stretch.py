@@ -24,8 +24,8 @@ Table = NDArray[np.int64]
 
 LONGEST_STRETCH = 128
 """Commands, where repetitions that are taken in one step count as one."""
-LEAST_VISITS = 64
-"""Visits that make laying a stretch out worth while."""
+LEAST_VISITS = 1000
+"""Visits after which a stretch is laid out: its commands have then taken about as long as that does."""
 _UNKNOWN = -(1 << 60)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +17,15 @@ from neardata.arch.errors import InputError
 from neardata.sim.dram.command_log import CommandLog
 from neardata.sim.dram.config import ControllerConfig
 from neardata.sim.dram.losses import Losses
+from neardata.sim.dram.shares import Dealer, Piles, pieces
 from neardata.sim.dram.trace import RequestChunk
 
 LOG_ROWS = 1 << 17
 """Commands a channel gathers before they are looked at."""
-PIECE = 1 << 20
-"""Requests handed to the kernels at a time: ages, which 27 bits hold, are renewed in between."""
+SLICE = 1 << 16
+"""Requests between two looks at whether to stop."""
+IDLE_REFRESHES = 1 << 14
+"""Refreshes of an idle channel between two looks."""
 
 
 @dataclass(frozen=True)
@@ -148,47 +150,64 @@ def simulate(
         record_requests: keep `RequestReport.per_request` (24 bytes a request).
         record_commands: keep `RequestReport.command_logs` (48 bytes a command).
         explain: find `RequestReport.lost_cycles`.
-        stop: set it to end the run after the current chunk (or million requests) with a partial report.
+        stop: set it to end the run within a second or so with a partial report.
         progress: called with the number of requests taken so far.
 
     Raises:
-        InputError: no requests, an address beyond the capacity, or a controller the device
-            cannot have.
+        InputError: no requests, an address beyond the capacity, an arrival beyond tick 2^60, or
+            a controller the device cannot have.
+        KeyboardInterrupt: stopped before the first request.
     """
     mapping = load_mapping(device, config.mapping, channels)
+    halt = threading.Event()
+
+    def halted() -> bool:
+        return halt.is_set() or (stop is not None and stop.is_set())
+
     parts = [
-        _ChannelRun(device, config, mapping, record_requests, record_commands, explain)
+        _ChannelRun(device, config, mapping, record_requests, record_commands, explain, halted)
         for _ in range(channels)
     ]
-    taken, partial = 0, False
-    with ThreadPoolExecutor(max_workers=threads or channels) as pool:
+    workers = threads or channels
+    # the peer takes two bytes of a burst for two addresses
+    low_bits = device.burst_bytes - 1 if config.device_table == "corrected" else 0
+    fed, whole = 0, True
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        dealer = Dealer(mapping, pool, threads=workers, low_bits=low_bits, indexed=record_requests)
+        under_way: list[Future[bool]] = []
         try:
-            for chunk, final in _with_last(_pieces(chunks)):
-                shares = _shares(device, config, chunk, taken, mapping, pool)
-                taken += len(chunk)
-                list(pool.map(_ChannelRun.feed, parts, shares, itertools.repeat(final)))
-                if progress is not None:
-                    progress(taken)
-                if stop is not None and stop.is_set() and not final:
-                    partial = True
+            for piece, final in pieces(chunks):  # read while the piece before it is under way
+                whole = _all_done(under_way, fed, progress)
+                if halted() or not whole:
+                    whole = False
                     break
-        except KeyboardInterrupt:
-            partial = True
-    if taken == 0:
+                shares = dealer.deal(piece)
+                fed = dealer.taken
+                under_way = [
+                    pool.submit(part.feed, share, final) for part, share in zip(parts, shares, strict=True)
+                ]
+            else:
+                whole = _all_done(under_way, fed, progress)
+        except BaseException as error:
+            halt.set()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            whole = False
+    if not whole:
+        fed = sum(part.accepted for part in parts)
+        if fed == 0:
+            raise KeyboardInterrupt
+    if fed == 0:
         raise InputError("no requests")
-    return _report(device, config, mapping, parts, taken, partial)
+    return _report(device, config, mapping, parts, fed, not whole)
 
 
-@dataclass(frozen=True)
-class _Share:
-    """One channel's part of a chunk."""
-
-    address: NDArray[np.int64]
-    is_write: NDArray[np.uint8]
-    arrival: NDArray[np.int64]
-    index: NDArray[np.int64] | None
-    """Position of each request in the whole stream; None: ``first`` and on."""
-    first: int
+def _all_done(under_way: list[Future[bool]], fed: int, progress: Callable[[int], None] | None) -> bool:
+    """Wait for the channels; whether none was stopped."""
+    whole = all([part.result() for part in under_way])
+    if under_way and progress is not None:
+        progress(fed)
+    return whole
 
 
 class _ChannelRun:
@@ -196,14 +215,15 @@ class _ChannelRun:
 
     def __init__(
         self, device: Device, config: ControllerConfig, mapping: AddressMapping,
-        requests: bool, commands: bool, explain: bool,
+        requests: bool, commands: bool, explain: bool, halted: Callable[[], bool],
     ) -> None:  # fmt: skip
         from neardata.sim.dram import channel
         from neardata.sim.dram import controller_kernel as k
 
         self.k = k
-        self.renew_ages = channel.renew_ages
+        self.channel = channel
         self.device = device
+        self.halted = halted
         log = commands or explain
         bits = (mapping.column_bits, mapping.bank_bits, mapping.row_bits)
         self.state = channel.new_channel(device, config, mapping.slices, bits, log=log, completions=requests)
@@ -216,30 +236,42 @@ class _ChannelRun:
         self.completions: list[NDArray[np.int64]] | None = [] if requests else None
         self.index: list[NDArray[np.int64]] = []
 
-    def feed(self, share: _Share, final: bool) -> None:
-        """Take in one chunk; drain after the last."""
-        k, r, at = self.k, self.state.r, 0
+    @property
+    def accepted(self) -> int:
+        """Requests so far."""
+        return int(self.state.r[self.k.S_READS] + self.state.r[self.k.S_WRITES])
+
+    def feed(self, piles: Piles, final: bool) -> bool:
+        """Take in one piece; drain after the last. False: stopped before the end."""
+        k, r, share = self.k, self.state.r, piles.together()
         n = len(share.address)
         if self.completions is not None:
             self.done = k.empty_log(n + self.in_flight, 5)
-            self.index.append(np.arange(share.first, share.first + n) if share.index is None else share.index)
+            self.index.append(share.index)
         if r[k.R_AGE] + n >= k.AGE_LIMIT:
-            self.renew_ages(self.state)
+            self.channel.renew_ages(self.state)
+        at, status = 0, k.MORE_REQUESTS
         while True:
-            arrival = share.arrival[at:] if len(share.arrival) else share.arrival
+            end = min(at + SLICE, n)
+            r[k.R_IDLE] = IDLE_REFRESHES
             status, used = self.kernel(
-                self.state, share.address[at:], share.is_write[at:], arrival, n - at, final,
-                self.log, self.done,
+                self.state, share.address[at:end], share.is_write[at:end], share.arrival[at:end], end - at,
+                final and end == n, self.log, self.done,
             )  # fmt: skip
             at += used
             if status == k.STUCK:
                 raise RuntimeError(f"{self.device.name}: requests wait for nothing at tick {r[k.R_NOW]}")
             self._keep_commands()
-            if status != k.LOG_FULL:
+            if status == k.DRAINED or (status == k.MORE_REQUESTS and at == n):
                 break
+            if self.halted():
+                return False
+            if status == k.IDLE and self.losses is None and self.logs is None:
+                self.channel.skip_idle(self.state, self.kernel, int(share.arrival[at]))
         if self.completions is not None:
             self.completions.append(self.done[: r[k.R_COMPLETED]].copy())
             r[k.R_COMPLETED] = 0
+        return True
 
     def _keep_commands(self) -> None:
         k, r = self.k, self.state.r
@@ -252,50 +284,6 @@ class _ChannelRun:
             if self.logs is not None:
                 self.logs.append(log)
             r[k.R_LOG] = 0
-
-
-def _pieces(chunks: Iterable[RequestChunk]) -> Iterator[RequestChunk]:
-    """The same requests, at most `PIECE` at a time."""
-    for chunk in chunks:
-        for start in range(0, len(chunk), PIECE):
-            part = slice(start, start + PIECE)
-            arrival = None if chunk.arrival is None else chunk.arrival[part]
-            yield RequestChunk(chunk.address[part], chunk.is_write[part], arrival)
-
-
-def _with_last(chunks: Iterable[RequestChunk]) -> Iterator[tuple[RequestChunk, bool]]:
-    ahead = None
-    for chunk in chunks:
-        if ahead is not None:
-            yield ahead, False
-        ahead = chunk
-    if ahead is not None:
-        yield ahead, True
-
-
-def _shares(
-    device: Device, config: ControllerConfig, chunk: RequestChunk, taken: int, mapping: AddressMapping,
-    pool: ThreadPoolExecutor,
-) -> list[_Share]:  # fmt: skip
-    address = np.ascontiguousarray(chunk.address, dtype=np.int64)
-    if address.min() < 0 or address.max() >= mapping.capacity_bytes:
-        worst = int(address.max()) if address.min() >= 0 else int(address.min())
-        raise InputError(f"address {worst:#x} is beyond the {mapping.capacity_bytes:#x} bytes of memory")
-    if config.device_table == "corrected":  # the peer takes two bytes of a burst for two addresses
-        address = address & -device.burst_bytes
-    is_write = np.ascontiguousarray(chunk.is_write, dtype=np.uint8)
-    none = np.zeros(0, dtype=np.int64)
-    arrival = none if chunk.arrival is None else np.ascontiguousarray(chunk.arrival, dtype=np.int64)
-    if mapping.channels == 1:
-        return [_Share(address, is_write, arrival, None, taken)]
-    channel = mapping.channel_of(address)
-
-    def share(c: int) -> _Share:
-        mine = np.flatnonzero(channel == c)
-        times = arrival[mine] if len(arrival) else none
-        return _Share(address[mine], is_write[mine], times, mine + taken, taken)
-
-    return list(pool.map(share, range(mapping.channels)))
 
 
 def _report(
@@ -314,7 +302,9 @@ def _report(
         until = np.where(node[:, 0] > 0, end + 1, node[:, 3].clip(max=end + 1))
         open_cycles += int((node[:, 2] + (until - node[:, 1]).clip(0)).sum())
     counts = sum(part.state.command_count for part in parts)
-    histogram = sum(part.state.book[k.F_HISTOGRAM :] for part in parts)
+    histogram = parts[0].state.book[k.F_HISTOGRAM :]
+    for part in parts[1:]:
+        histogram += part.state.book[k.F_HISTOGRAM :]
     served = int(last[:, k.S_READS_SERVED].sum())
     accepted = int(last[:, k.S_LAST_ACCEPT].max())
     losses = [part.losses.finish(end) for part in parts if part.losses is not None]

@@ -10,14 +10,14 @@ from numba import njit
 
 # isort: off
 from neardata.sim.dram.controller_kernel import (
-    ACT, B_ACTIVE, B_HIT, B_OPEN_ROW, B_OTHER, BANK, BANK_MASK, C_ACT2, C_COMPLETIONS, C_LOG, C_PAGE,
-    C_READ_QUEUE, C_SYNC_READ, C_SYNC_READ_HOLD, CLASS_BIT, DRAINED, INF, K_BUS_CYCLES, KEY_MASK, KIND,
-    KIND_SHIFT, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, PRE, R_ACT2_DEADLINE, R_ACT2_SLOT,
-    R_ACTIVE, R_BUS_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW, R_PENDING, R_READS,
-    R_SYNC_EXPIRY, R_SYNC_SLOT, R_WRITES, RD, ROW, SOURCE, STUCK, WAIT_SHIFT, WR, accept, close_idle,
-    due_refresh, idle_bank, issue_activate, issue_column, issue_other, issue_precharge, issue_refresh_step,
-    last_accepted, least, least_active, must_wait, new_mode, offer, only_one, pending_refresh, ready_of,
-    run_of_hits, sort_out, switch_mode, watch_from,
+    ACT, ACTIVATES, ALL_COMMANDS, BANK, BANK_MASK, B_ACTIVE, B_HIT, B_OPEN_ROW, B_OTHER, CLASS_BIT, C_ACT2,
+    C_COMPLETIONS, C_LOG, C_PAGE, C_READ_QUEUE, C_SYNC_READ, C_SYNC_READ_HOLD, DRAINED, IDLE, INF, KEY_MASK,
+    KIND, KIND_SHIFT, K_BUS_CYCLES, LOG_FULL, LOG_MARGIN, MORE_REQUESTS, PAGE_TIMEOUT, RD, ROW,
+    R_ACT2_DEADLINE, R_ACT2_SLOT, R_ACTIVE, R_BUS_FREE, R_LOG, R_MODE, R_MODE_STALE, R_NEXT_REFRESH, R_NOW,
+    R_PENDING, R_READS, R_SYNC_EXPIRY, R_SYNC_SLOT, R_WRITES, SOURCE, STUCK, WAIT_SHIFT, WR, accept,
+    close_idle, due_refresh, idle_bank, idle_too_long, issue_activate, issue_column, issue_other,
+    issue_precharge, issue_refresh_step, last_accepted, least, least_active, must_wait, new_mode, offer,
+    only_one, pending_refresh, ready_of, run_of_hits, sort_out, switch_mode, watch_from,
 )  # fmt: skip
 # isort: on
 
@@ -91,6 +91,9 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
 
             # 2. refresh falls due
             if now == r[R_NEXT_REFRESH]:
+                if i < n and idle_too_long(r):
+                    status = IDLE
+                    break
                 due_refresh(ch)
                 stale = True
             next_tick = r[R_NEXT_REFRESH]
@@ -134,11 +137,10 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
                 while True:
                     if stale:
                         base = max(now, r[R_BUS_FREE])
-                        best_key = least(ready, key, offers, RD, base, 0, n_banks)
-                        best_key = min(best_key, least(ready, key, offers, WR, base, 0, n_banks))
-                        best_key = min(best_key, least(ready, key, offers, PRE, base, 0, n_banks))
-                        if not split or r[R_ACT2_SLOT] < 0:
-                            best_key = min(best_key, least(ready, key, offers, ACT, base, 0, n_banks))
+                        wanted = ALL_COMMANDS
+                        if split and r[R_ACT2_SLOT] >= 0:
+                            wanted -= ACTIVATES
+                        best_key = least(ready, key, offers, wanted, base, 0, n_banks)
                         best_tick, best_kind = INF, -1
                         if best_key < INF:
                             best_tick = base + (best_key >> WAIT_SHIFT)

@@ -22,6 +22,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 HEAD = 1 << 16
 """Bytes looked at to tell the form."""
 FIELDS = ("address", "write", "arrival")
+LATEST_ARRIVAL = 1 << 40
+"""Cycles: about a minute of memory time, all refreshes of which are simulated."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Trace:
         assert self._form is not None
         waiting: list[RequestChunk] = []
         for address, is_write, arrival, lines in TextBlocks(self.path, self._stream, self._form):
-            self._check(address, lines)
+            self._check(address, arrival, lines)
             waiting.append(RequestChunk(address, is_write, arrival))
             if sum(map(len, waiting)) >= self.chunk:
                 yield _joined(waiting)
@@ -108,15 +110,16 @@ class Trace:
             lines = np.arange(start + 1, start + n + 1)
             # an address of 2**63 or more turns negative and is rejected as such
             address = np.ascontiguousarray(rows["address"]).astype(np.int64)
-            self._check(address, lines)
-            is_write, arrival = np.zeros(n, dtype=bool), None
+            arrival = None
+            if "arrival" in row.names:
+                arrival = np.ascontiguousarray(rows["arrival"]).astype(np.int64)
+            self._check(address, arrival, lines)
+            is_write = np.zeros(n, dtype=bool)
             if "write" in row.names:
                 is_write = rows["write"] == 1
                 if (bad := np.flatnonzero(~is_write & (rows["write"] != 0))).size:
                     message = f"write must be 0 or 1, got {rows['write'][bad[0]]}"
                     raise InputError(message, file=self.path, line=int(lines[bad[0]]))
-            if "arrival" in row.names:
-                arrival = np.ascontiguousarray(rows["arrival"]).astype(np.int64)
             yield RequestChunk(address, is_write, arrival)
 
     def _npy_header(self) -> tuple[int, np.dtype[np.void]]:
@@ -144,9 +147,15 @@ class Trace:
             )
         return shape[0], row
 
-    def _check(self, address: NDArray[np.int64], lines: NDArray[np.int64]) -> None:
+    def _check(
+        self, address: NDArray[np.int64], arrival: NDArray[np.int64] | None, lines: NDArray[np.int64]
+    ) -> None:
         if not len(address):
             return
+        if arrival is not None and (arrival.min() < 0 or arrival.max() > LATEST_ARRIVAL):
+            where = int(np.argmax((arrival < 0) | (arrival > LATEST_ARRIVAL)))
+            message = f"arrival {arrival[where]} is not a cycle from 0 to {LATEST_ARRIVAL}"
+            raise InputError(message, file=self.path, line=int(lines[where]))
         capacity = self.capacity_bytes
         if address.min() < 0:
             where = int(np.argmax(address < 0))

@@ -34,6 +34,9 @@ for _value, _characters in enumerate(("0", "1", "2", "3", "4", "5", "6", "7", "8
     for _character in _characters:
         DIGIT[ord(_character)] = _value
 
+LONGEST_NUMBER = 1000
+"""Digits of a number, leading zeros and all; Python refuses to read thousands."""
+
 
 @dataclass(frozen=True)
 class TextFormat:
@@ -146,6 +149,8 @@ def parse_lines(text: bytes, form: TextFormat, first: int, path: Path) -> Parsed
         if match is None:
             raise InputError(f"expected '{form.example}', got '{_shown(line)}'", file=path, line=number)
         value = match.groupdict()
+        if max(len(value["address"]), len(value.get("arrival", ""))) > LONGEST_NUMBER:
+            raise InputError(f"number too large in '{_shown(line)}'", file=path, line=number)
         prefixed = value["address"][:2] in ("0x", "0X")
         address = int(value["address"], 16 if prefixed or form.hexadecimal else 10)
         write = value["op"][0] in "SWw" if "op" in value else value["write"] == "1"

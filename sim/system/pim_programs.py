@@ -8,8 +8,9 @@ other in any order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError
@@ -63,12 +64,16 @@ def family_of(device: Device) -> Family:
     )
 
 
-def program_of(kernel: PimMatMul | PimAttention, device: str, channels: int) -> Program:
+def program_of(
+    kernel: PimMatMul | PimAttention, device: str, channels: int, *, first_refresh: int | None = None
+) -> Program:
     """The command program of a kernel on so many channels of a device.
 
     Args:
         device: preset name, or FILE.yaml[:PRESET].
         channels: AiM: channels; HBM-PIM: pseudo-channels; AttAcc: channels of two pseudo-channels.
+        first_refresh: clock cycle in which the first refresh falls due (default: after one interval, so
+            that a kernel shorter than that meets none; tasks one after the other go on with the rest).
 
     Raises:
         InputError: a device without generator, a size below 1, an order the generator has not, or
@@ -79,23 +84,85 @@ def program_of(kernel: PimMatMul | PimAttention, device: str, channels: int) -> 
     """
     model = device_of(device)
     family = family_of(model)
-    if isinstance(kernel, PimMatMul):
-        return _matmul(kernel, model, family, channels)
-    return _attention(kernel, model, family, channels)
+    make: Any = _matmul if isinstance(kernel, PimMatMul) else _attention
+    program: Program = make(kernel, model, family, channels)
+    return program if first_refresh is None else replace(program, first_refresh=first_refresh)
 
 
 def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) -> Program:
     m, n, k = kernel.m, kernel.n, kernel.k
-    order = kernel.order or None
+    order: Any = kernel.order or None
     if family == "aim":
-        return aim_matmul.matmul(m, n, k, channels=channels, device=device, order=order)  # type: ignore[arg-type]
+        order, own_rows = _aim_order(kernel.order)
+        return aim_matmul.matmul(m, n, k, channels=channels, device=device, order=order, own_rows=own_rows)
     if family == "attacc":
-        return attacc_matmul.matmul(m, n, k, channels=channels, device=device, order=order)  # type: ignore[arg-type]
-    if order not in (None, "output-stationary"):
+        return attacc_matmul.matmul(m, n, k, channels=channels, device=device, order=order)
+    if order not in (None, *HBM_PIM_ORDERS):
         raise InputError(
             f"'{order}' is not output-stationary, the only order of '{device.name}'", key="order"
         )
     return hbm_pim_matmul.matmul(m, n, k, channels=channels, device=device)
+
+
+HBM_PIM_ORDERS = ("output-stationary",)
+OWN_ROWS = " own-rows"
+"""At the end of an AiM order: passes do not share rows."""
+
+
+def _aim_order(order: str) -> tuple[Any, bool]:
+    return order.removesuffix(OWN_ROWS) or None, order.endswith(OWN_ROWS)
+
+
+def orders_of(device: str, k: int) -> tuple[str, ...]:
+    """Orders in which the device can go through a matrix of k inputs, for `PimMatMul.order`.
+
+    >>> orders_of("hbm-pim", 100)
+    ('output-stationary',)
+    """
+    model = device_of(device)
+    family = family_of(model)
+    if family == "hbm-pim":
+        return HBM_PIM_ORDERS
+    if family == "attacc":
+        return attacc_matmul.ORDERS[: 1 if k <= attacc_matmul.PART * attacc_matmul.PARTS else 2]
+    shared = aim_matmul.Tiling(k, model.bursts_per_row).share > 1
+    return tuple(order + own for order in aim_matmul.ORDERS for own in ("", OWN_ROWS)[: 1 + shared])
+
+
+def least_cycles(kernel: PimMatMul, device: str, channels: int) -> int:
+    """Cycles (ticks of the device) below which `program_of` cannot be, refreshes apart; the order is named.
+
+    >>> least_cycles(PimMatMul(1, 4096, 4096, "input-stationary"), "gddr6-aim", 32)
+    8760
+    """
+    model = device_of(device)
+    family = family_of(model)
+    m, n, k = kernel.m, kernel.n, kernel.k
+    if family == "aim":
+        order, own_rows = _aim_order(kernel.order)
+        passes = -(-n // (aim_matmul.BANKS * channels))
+        tiling = aim_matmul.Tiling(k, model.bursts_per_row, own_rows=own_rows)
+        return aim_matmul.least_cycles(order, m, max(passes, 1), tiling, model)
+    if family == "attacc":
+        lines = -(-n // (attacc_matmul.LINE * channels))
+        return attacc_matmul.least_cycles(m, lines, attacc_matmul.Tiling(k), model)
+    tiles = -(-n // (hbm_pim_matmul.TILE_OUTPUTS * channels))
+    return hbm_pim_matmul.least_cycles(m, tiles, -(-k // hbm_pim_matmul.TILE_INPUTS), model)
+
+
+def macs_per_cycle(device: str) -> float:
+    """Most multiply-accumulates of a channel in a cycle: lanes of all units over the distance of commands.
+
+    >>> macs_per_cycle("gddr6-aim"), macs_per_cycle("hbm-pim")
+    (128.0, 32.0)
+    """
+    model = device_of(device)
+    lanes, distance = {
+        "aim": (aim_matmul.BANKS * aim_matmul.LANES, "nCCDL"),
+        "hbm-pim": (hbm_pim_matmul.UNITS * hbm_pim_matmul.LANES, "nCCDL"),
+        "attacc": (attacc_matmul.LINE * attacc_matmul.PART, "nCCDAB"),
+    }[family_of(model)]
+    return lanes / model.timing[distance]
 
 
 def _attention(kernel: PimAttention, device: Device, family: Family, channels: int) -> Program:

@@ -1,7 +1,7 @@
 """When tasks run: a discrete-event schedule over units and link ports.
 
 A task is *ready* when all tasks it waits for have ended, and starts when every resource it needs is
-free and no task that was ready earlier (at a tie: is listed earlier) waits for one of them. Most
+free and no ready task that is listed before it waits for one of them: the list is the priority. Most
 tasks hold their resources alone for a time known at the start. *Flows* share theirs: at any moment
 each flow has the max-min fair rate, where every port carries at most one flow's full rate in all.
 """
@@ -9,7 +9,6 @@ each flow has the max-min fair rate, where every port carries at most one flow's
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,7 +79,8 @@ class _Simulation:
         for i, job in enumerate(jobs):
             for before in job.after:
                 self.followers[before].append(i)
-        self.queues: dict[str, deque[int]] = {name: deque() for job in jobs for name in job.resources}
+        self.queues: dict[str, list[int]] = {name: [] for job in jobs for name in job.resources}
+        """Heaps of ready jobs."""
         self.holder: dict[str, int] = {}
         """Resource: the job that holds it alone."""
         self.flows_on: dict[str, int] = dict.fromkeys(self.queues, 0)
@@ -94,7 +94,7 @@ class _Simulation:
         self.last_ended = -1
 
     def run(self) -> Schedule:
-        self.make_ready([i for i, n in enumerate(self.waiting) if n == 0])
+        self.make_ready([i for i, n in enumerate(self.waiting) if n == 0], set())
         done = 0
         while self.ends or self.left:
             finished = self.advance()
@@ -108,9 +108,7 @@ class _Simulation:
                     if self.waiting[follower] == 0:
                         ready.append(follower)
                         self.held_by[follower], self.reason[follower] = job, DEPENDENCY
-            # those waiting already come before those that are ready only now
-            self.start_from(changed)
-            self.make_ready(sorted(ready))
+            self.make_ready(ready, changed)
         if done != len(self.jobs):
             raise AssertionError(f"{len(self.jobs) - done} tasks never started")
         return Schedule(self.start, self.end, self.held_by, self.reason)
@@ -150,13 +148,13 @@ class _Simulation:
         if self.jobs[job].shared:
             self.share()
 
-    def make_ready(self, jobs: list[int]) -> None:
-        changed = set()
+    def make_ready(self, jobs: list[int], changed: set[str]) -> None:
+        """Queue jobs that are ready, then start what may; ``changed``: resources that became free."""
         for job in jobs:
             if not self.jobs[job].resources:
                 self.begin(job)
             for name in self.jobs[job].resources:
-                self.queues[name].append(job)
+                heapq.heappush(self.queues[name], job)
                 changed.add(name)
         self.start_from(changed)
 
@@ -172,7 +170,7 @@ class _Simulation:
             resources = self.jobs[job].resources
             if all(self.queues[r][0] == job and self.is_free(r, job) for r in resources):
                 for r in resources:
-                    self.queues[r].popleft()
+                    heapq.heappop(self.queues[r])
                 self.begin(job)
                 waiting += resources
 

@@ -222,27 +222,32 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     model, choice = load_model(study.model), study.systems[label]
     base = load_system(choice.system, choice.set).with_counts(**choice.units)
     worst: InputError | None = None
-    for system in _candidates(base, choice.mapping):
+    for system in _candidates(base, choice.mapping, _graph(study, model, batch, Uniform(seed=study.seed))):
         graphs = _graphs(study, model, choice.mapping, system, batch)
         costs = Costs(system)
         program = lower(graphs, system, choice.mapping, lambda g, k, costs=costs: costs.of(g, k).time_ps)  # type: ignore[misc]
         worst = _lack(program, system)
         if worst is None:
             return program, system, costs
-    assert worst is not None
+    if worst is None:
+        raise InputError(f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}")
     raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
 
 
-def _candidates(base: System, mapping: Mapping) -> Iterator[System]:
-    """The system as it is, or with more and more instances of what is to fit."""
+def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System]:
+    """The system as it is, or with more and more instances of what is to fit, from as many as hold
+    the graph's weights and caches once."""
     fit = [name for name, unit in base.units.items() if unit.count == "fit"]
     if not fit:
         yield base
         return
-    n = 1
-    while n <= MOST_DEVICES:
-        yield base.with_counts(**dict.fromkeys(fit, n))
-        n = n + 1 if mapping.pipeline == "all" else 2 * n
+    one = base.with_counts(**dict.fromkeys(fit, 1))
+    together = sum(one.capacities[place] for place in {one.instances[g].place for g in fit})
+    least = -(-(graph.weight_bytes + graph.cache_bytes) // together)
+    for n in range(max(least, 1), MOST_DEVICES + 1):
+        # inside a stage rows and heads are divided by powers of two
+        if mapping.pipeline == "all" or n & (n - 1) == 0:
+            yield base.with_counts(**dict.fromkeys(fit, n))
 
 
 def _lack(program: Program, system: System) -> InputError | None:

@@ -223,7 +223,7 @@ BAD = {
     "pattern": (["dram", "run", "-p", "rnd"], "unknown pattern 'rnd'; did you mean random"),
     "timing": (["dram", "run", "--set", "timing.nFAX=3"], "timing.nFAX: unknown timing of ddr4-2400r"),
     "not key=value": (["dram", "run", "--set", "timing.nFAW"], "expected key=value"),
-    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation. or"),
+    "section": (["dram", "run", "--set", "nFAW=3"], "nFAW: a key begins with timing., organisation., "),
     "not an integer": (["dram", "run", "--set", "timing.nFAW=x"], "timing.nFAW: must be an integer, got 'x'"),
     "contradiction": (
         ["dram", "run", "--set", "timing.nFAW=20", "--set", "timing.nFAW=30"],
@@ -258,6 +258,50 @@ BAD = {
         "expected START:END in cycles",
     ),
     "window alone": (["dram", "run", "--timeline-window", "1:2"], "--timeline-window needs --timeline"),
+    "device without auto-precharge that patterns do not fit": (
+        ["dram", "run", "-d", "hbm-pim"],
+        "controller.page: closed, but hbm-pim has no read_autoprecharge command; take open or timeout; and"
+        " patterns cover 536,870,912 bytes, the memory has 268,435,456; take --channels 2 or a --trace",
+    ),
+    "curve of a device without auto-precharge": (
+        ["dram", "curve", "-d", "attacc-hbm3"],
+        "controller.page: closed, but attacc-hbm3 has no read_autoprecharge command; take open or timeout",
+    ),
+    "one plot twice": (
+        ["dram", "curve", "--plot", "a.png", "--why-plot", "a.png"],
+        "a.png: two outputs have the same name",
+    ),
+    "timings that contradict": (
+        ["dram", "run", "--set", "timing.nRC=40"],
+        "timing.nRC: must be at least nRAS + nRP - 1 = 54, got 40",
+    ),
+    "energy that is no number": (
+        ["dram", "run", "--set", "energy.IDD0=x"],
+        "energy.IDD0: must be a number, got 'x'",
+    ),
+    "negative energy": (["show", "ddr4-2400r", "--set", "energy.IDD0=-1"], "energy.IDD0: must be greater"),
+    "energy of another kind": (
+        ["dram", "run", "--set", "energy.background_mw=1"],
+        "energy.background_mw: unknown energy value of ddr4-2400r; known: IDD0",
+    ),
+    "profile without a name": (["dram", "run", "--profile", ""], "unknown profile ''"),
+    "pattern without a name": (["dram", "run", "-p", ""], "unknown pattern ''"),
+    "requests without end": (["dram", "run", "-n", "9" * 20], "Invalid value for '-n'"),
+    "loads without end": (["dram", "curve", "--points", "9" * 9], "Invalid value for '--points'"),
+    "digits of another script": (
+        ["dram", "run", "--set", "timing.nFAW=２０"],
+        "must be an integer, got '２０'",
+    ),
+    "digits in groups": (["dram", "run", "--set", "timing.nFAW=1_0"], "must be an integer, got '1_0'"),
+    "output with a long name": (["dram", "run", "--commands", "a" * 300], "cannot be written: File name too"),
+    "output whose temporary name is too long": (
+        ["dram", "run", "--commands", "a" * 250 + ".csv"],
+        "cannot be written: File name too long",
+    ),
+    "more channels than there may be": (
+        ["dram", "run", "--set", "organisation.row=1"],
+        "patterns cover 1,073,741,824 bytes, the memory has 131,072; take a --trace",
+    ),
     "show": (["show", "ddr9"], "unknown device 'ddr9'"),
     "program": (["pim", "run", "-p", "p.yaml"], "p.yaml: cannot be read"),
 }
@@ -272,6 +316,135 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, name):
     assert err.startswith("neardata: ") and err.count("\n") == 1
     assert message in err
     assert os.listdir() == []
+
+
+def test_what_a_device_is_said_to_need_is_all_it_needs(capsys):
+    needs = ("--set", "controller.page=open", "--channels", "2")
+    assert run_json(capsys, "-d", "hbm-pim", "-n", "1000", *needs)["requests"] == 1000
+    assert run_json(capsys, "-d", "attacc-hbm3", "-n", "1000", *needs[:2])["requests"] == 1000
+
+
+def test_energy_values_can_be_set_and_what_is_not_known_is_said(capsys):
+    plain = run_json(capsys, "-n", "5000")["energy"]
+    assert plain["unmodelled"] == ["VPP in refresh", "I/O"]
+    assert "without VPP in refresh, I/O" in " ".join(neardata(capsys, "dram", "run", "-n", "5000")[1].split())
+    given = run_json(capsys, "-n", "5000", "--set", "energy.io_pj_per_bit=4.5", "--set", "energy.IPP5B=5")
+    assert given["energy"]["unmodelled"] == [] and given["energy"]["status"] == "assumed"
+    assert given["energy"]["items_pj"]["I/O"] == 5000 * 512 * 4.5
+
+
+def test_limits_of_a_table_are_shown(capsys):
+    assert "REFpb refreshes one bank" in neardata(capsys, "show", "lpddr5-6400")[1]
+    (limit,) = json.loads(neardata(capsys, "show", "lpddr5-6400", "--json")[1])["limits"]
+    assert limit.startswith("REFpb refreshes one bank")
+    assert json.loads(neardata(capsys, "show", "ddr4-2400r", "--json")[1])["limits"] == []
+
+
+TRACES = {
+    "far arrival": (
+        b"address,write,arrival\n0,0,9223372036854775807\n",
+        "t:2: arrival 9223372036854775807 is not",
+    ),
+    "endless number": (b"LD " + b"1" * 20_000 + b"\n", "t:1: number too large in 'LD 111"),
+    "column missing": (b"address,arrival\n0,1\n", "t:1: expected the columns address,write[,arrival], got"),
+    "binary": (bytes(range(256)) * 9, "t:1: not a trace: expected 'LD|ST ADDRESS'"),
+    "empty": (b"", "t: empty trace"),
+    "gzip cut off": (
+        gzip.compress(b"LD 0x40\n" * 999)[:-12],
+        "t: cannot be read: Compressed file ended before",
+    ),
+    "gzip with a wrong sum": (
+        gzip.compress(b"LD 0x40\n")[:-8] + bytes(8),
+        "t: cannot be read: CRC check failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_bad_trace_is_one_line_and_leaves_no_file(capsys, name):
+    content, message = TRACES[name]
+    Path("t").write_bytes(content)
+    code, out, err = neardata(capsys, "dram", "run", "--trace", "t", "--commands", "c.csv")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"neardata: {message}") and err.count("\n") == 1
+    assert os.listdir() == ["t"]
+
+
+@pytest.mark.parametrize("field", range(9))
+def test_endless_numbers_in_a_command_trace_are_one_line(capsys, field):
+    row = ["1", "ACT", "0", "0", "0", "0", "5", "-1", "-1", "x"]
+    if field != 1:
+        row[field] = "9" * 5000
+    head = "clock,command,Channel,Rank,BankGroup,Bank,Row,Column,type,source"
+    Path("c.csv").write_text(f"{head}\n{','.join(row)}\n")
+    code, out, err = neardata(capsys, "dram", "check", "-d", "ddr4-2400r", "-c", "c.csv")
+    if field == 1:
+        assert (code, err) == (0, ""), out
+    else:
+        assert (code, out) == (2, "")
+        assert err.startswith("neardata: c.csv:2: number too large: 999") and err.count("\n") == 1
+
+
+ARRAYS = {
+    "floats": (np.arange(4.0), "t.npy: expected integer addresses (n,)"),
+    "text": (np.array(["a"]), "t.npy: expected integer addresses (n,)"),
+    "four columns": (np.zeros((2, 4), dtype=int), "t.npy: expected integer addresses (n,)"),
+    "neither read nor write": (np.array([[0, 2]]), "t.npy:1: write must be 0 or 1, got 2"),
+    "arrival before the start": (
+        np.array([[0, 0, 5], [0, 0, -4]]),
+        "t.npy:2: arrival -4 is not a cycle from 0",
+    ),
+    "arrival beyond integers": (
+        np.array([[0, 0, 1 << 63]], dtype=np.uint64),
+        "t.npy:1: arrival -9223372036854775808",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_bad_array_is_one_line(capsys, name):
+    content, message = ARRAYS[name]
+    np.save("t.npy", content)
+    code, out, err = neardata(capsys, "dram", "run", "--trace", "t.npy")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"neardata: {message}") and err.count("\n") == 1
+
+
+def test_links_in_a_circle_are_no_traceback(capsys):
+    os.symlink("loop.csv", "loop.csv")
+    code, _, err = neardata(capsys, "dram", "run", "-n", "100", "--trace", "loop.csv", "--commands", "c.csv")
+    assert code == 2 and err.count("\n") == 1
+    code, _, err = neardata(capsys, "dram", "run", "-n", "100", "--commands", "loop.csv")
+    assert code in (0, 2) and err.count("\n") <= 1
+
+
+PROGRAMS = {
+    "unknown command": (
+        "- {ACT17: {row: 0}}",
+        "body.0: gddr6-aim has no command 'ACT17'; did you mean ACT16",
+    ),
+    "no row": ("- ACT16", "body.0.ACT16.row: missing: the row to open"),
+    "negative loop": ("- {loop: {i: -1}, body: [PREA]}", "body.0.loop.i: must be an integer of at least 0"),
+    "column beyond the row": (
+        "- {ACT16: {row: 0}}\n  - {MAC16: {column: k}, repeat: {k: 65}}",
+        "body.1.MAC16.column: reaches 64; gddr6-aim has 64, from 0",
+    ),
+    "row beyond the bank": (
+        "- {ACT16: {row: 16384}}",
+        "body.0.ACT16.row: reaches 16384; gddr6-aim has 16384",
+    ),
+    "no yaml": ("- [", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_bad_program_is_one_line_with_its_place(capsys, name):
+    step, message = PROGRAMS[name]
+    Path("p.yaml").write_text(f"device: gddr6-aim\nbody:\n  {step}\n")
+    code, out, err = neardata(capsys, "pim", "run", "-p", "p.yaml", "--commands", "c.csv")
+    assert (code, out) == (2, "")
+    assert re.match(r"neardata: p\.yaml:\d+: ", err) and message in err and err.count("\n") == 1
+    assert os.listdir() == ["p.yaml"]
 
 
 def test_a_bad_line_far_into_a_trace_leaves_no_file(capsys):
@@ -369,7 +542,7 @@ def test_a_program_reports_its_cycles_and_commands(capsys):
     assert report["cycles"] == report["busy_cycles"] + sum(report["lost_cycles"].values())
     plain = json.loads(neardata(capsys, *arguments, "--no-jump", "--no-fold")[1])
     assert plain["cycles"] == report["cycles"] and plain["jumped_periods"] == 0
-    slower = json.loads(neardata(capsys, *arguments, "--set", "timing.nRP=60")[1])
+    slower = json.loads(neardata(capsys, *arguments, "--set", "timing.nRP=60", "--set", "timing.nRC=114")[1])
     assert slower["cycles"] > report["cycles"]
     idle = json.loads(neardata(capsys, *arguments, "--refresh", "none")[1])
     assert idle["refreshes"] == 0 < report["refreshes"]
@@ -408,6 +581,9 @@ def test_pim_run_reads_instruction_traces_of_aim(capsys, tmp_path, monkeypatch):
     assert json.loads(neardata(capsys, *run)[1])["device"] == "gddr6-aim"
     report = json.loads(neardata(capsys, *run, "-d", "gddr6-aim-asbuilt")[1])
     assert (report["cycles"], report["channels"], report["refresh"]) == (185, 32, "none")
+    Path("isr.trace").write_text("AiM MAC_ABK 9999 0xffffffff 3\nAiM EOC\n")
+    code, _, err = neardata(capsys, *run)
+    assert code == 2 and err.startswith("neardata: isr.trace: ") and "reaches 9998" in err
     Path("isr.trace").write_text("AiM MAC_ABK 64\n")
     code, _, err = neardata(capsys, *run)
     assert code == 2 and "isr.trace:1: 1 operands, expected opsize, channels, row" in err

@@ -16,10 +16,8 @@ def schedule(jobs: Sequence[Job], times: Sequence[int]) -> tuple[list[int], list
     work = [Fraction(t) for t in times]
     now = 0
 
-    def ready_since(i: int) -> int | None:
-        if any(end[j] is None or end[j] > now for j in jobs[i].after):
-            return None
-        return max((end[j] for j in jobs[i].after), default=0)
+    def ready(i: int) -> bool:
+        return all(end[j] is not None for j in jobs[i].after)
 
     def runs(i: int) -> bool:
         return start[i] is not None and end[i] is None
@@ -29,13 +27,13 @@ def schedule(jobs: Sequence[Job], times: Sequence[int]) -> tuple[list[int], list
         return not others or (jobs[i].shared and all(jobs[j].shared for j in others))
 
     while any(e is None for e in end):
-        # start what may start: first come, first served on every resource
-        waiting = [(ready_since(i), i) for i in range(n) if start[i] is None and ready_since(i) is not None]
+        # start what may start, in the order of the list; a resource that one waits for is not passed on
+        waiting = [i for i in range(n) if start[i] is None and ready(i)]
         changed = True
         while changed:
             changed = False
             taken: set[str] = set()
-            for _, i in sorted(waiting):
+            for i in waiting:
                 if start[i] is not None:
                     continue
                 resources = jobs[i].resources

@@ -24,5 +24,14 @@ def test_examples_are_found() -> None:
         name for name in MODULES if any(t.examples for t in finder.find(importlib.import_module(name)))
     }
     assert with_examples >= {
-        f"neardata.workloads.{name}" for name in ("precision", "llm.model", "llm.decoder", "llm.routing")
+        f"neardata.workloads.{name}"
+        for name in (
+            "precision",
+            "requests",
+            "semantics",
+            "llm.model",
+            "llm.decoder",
+            "llm.routing",
+            "llm.speculation",
+        )
     }

@@ -64,6 +64,13 @@ def test_switch_experts_have_the_bytes_of_the_artefact(name: str, bytes_fp32: in
     assert 4 * load_model(name).expert_parameters == bytes_fp32
 
 
+def test_active_parameters_of_gpt_oss_leave_out_the_input_embedding() -> None:
+    model = load_model("gpt-oss-20b")
+    assert model.parameters == pytest.approx(20.9e9, rel=0.002)
+    active = model.active_parameters - model.vocabulary * model.embedding_dim
+    assert active == pytest.approx(3.61e9, rel=0.005)
+
+
 def test_every_shipped_model_names_its_source() -> None:
     folder = resources.files("neardata.workloads.llm") / "models"
     assert len(model_names()) >= 40
@@ -139,6 +146,18 @@ def test_a_configuration_gives_the_same_model_as_the_shipped_one(tmp_path: Path)
     path = tmp_path / "mixtral" / "config.json"
     path.write_text(json.dumps(shipped("mixtral-8x7b") | {"torch_dtype": "bfloat16", "eos_token_id": 2}))
     assert load_model(path) == load_model("mixtral-8x7b").model_copy(update={"name": "mixtral"})
+
+
+def test_tabs_are_json(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(shipped("mixtral-8x7b"), indent="\t"))
+    assert load_model(path).parameters == EXACT["mixtral-8x7b"]
+    path.write_text(json.dumps(shipped("mixtral-8x7b") | {"num_local_experts": 0}, indent="\t"))
+    with pytest.raises(InputError, match=r"config\.json(:16)?: num_local_experts: "):
+        load_model(path)
+    path.write_text('{"model_type": "mixtral", "model_type": "llama"}')
+    with pytest.raises(InputError, match=r"config\.json:1: model_type: given twice"):
+        load_model(path)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_uniform_routing_activates_what_the_formula_says(name: str, tokens: int)
 
 @pytest.mark.parametrize(
     "experts, top_k, tokens, want",
-    [(8, 2, 2, 3.5), (8, 2, 4, 5.5), (8, 2, 8, 7.2), (128, 8, 4, 29.1), (128, 8, 32, 111.8), (256, 8, 32, 163.3),
-     (256, 8, 64, 222.4), (4, 4, 1, 4.0), (4, 4, 0, 0.0)],
+    [(8, 2, 2, 3.5), (8, 2, 4, 5.5), (8, 2, 8, 7.2), (128, 8, 4, 29.1), (128, 8, 32, 111.8),
+     (256, 8, 32, 163.3), (256, 8, 64, 222.4), (4, 4, 1, 4.0), (4, 4, 0, 0.0)],
 )  # fmt: skip
 def test_expected_active_by_hand(experts: int, top_k: int, tokens: int, want: float) -> None:
     assert round(expected_active(experts, top_k, tokens), 1) == want
@@ -54,7 +54,7 @@ def test_expected_active_by_hand(experts: int, top_k: int, tokens: int, want: fl
 @pytest.mark.parametrize(
     "routing",
     [Uniform(1), Zipf(1.2, spread=0.5, seed=1), Correlated(0.4, 0.95, seed=1)],
-    ids=lambda r: type(r).__name__,
+    ids=["uniform", "zipf", "correlated"],
 )
 def test_counts_are_routings_and_depend_on_seed_and_layer_alone(routing) -> None:  # type: ignore[no-untyped-def]
     for tokens in (1, 7, 64):

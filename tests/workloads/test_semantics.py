@@ -16,6 +16,7 @@ from neardata.workloads.llm.model import Model, load_model
 from neardata.workloads.precision import Format
 from neardata.workloads.semantics import (
     Quantised,
+    activation,
     attend,
     evaluate,
     execute,
@@ -28,6 +29,7 @@ from neardata.workloads.semantics import (
     random_values,
     route,
     rows_of_new_tokens,
+    sink,
 )
 
 SMALL: dict[str, Any] = {
@@ -113,7 +115,7 @@ TOKENS = [3, 1, 4, 1, 5, 9, 2]
 FORMS = [
     "llama-2-7b", "llama-3.1-8b", "mistral-7b-v0.1", "mixtral-8x7b", "qwen3-1.7b", "qwen3-30b-a3b",
     "qwen1.5-moe-a2.7b", "olmoe-1b-7b", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3", "gpt2-small",
-    "opt-125m", "opt-350m",
+    "opt-125m", "opt-350m", "gpt-oss-20b",
 ]  # fmt: skip
 
 
@@ -422,6 +424,26 @@ def test_rope_scalings() -> None:
     yarn = load_model("deepseek-v3").rope.scaling  # type: ignore[union-attr]
     speed, length = frequencies(64, 1e4, yarn)
     assert length == 1 and speed[0] == plain[0] and speed[-1] == pytest.approx(plain[-1] / 40)
+
+
+def test_sinks_take_weight() -> None:
+    """Two keys of score 0 and a sink of score log 2: half the weight is lost."""
+    q, keys, values = np.zeros((1, 1, 2)), np.zeros((2, 1, 2)), np.array([[[1.0]], [[3.0]]])
+    part = attend(q, keys, values, query_positions=np.array([1]), key_positions=np.arange(2), scale=1.0)
+    assert merge([part, sink(np.log([2.0]), part)]).output == pytest.approx(1.0)
+    graph = llm(small("gpt-oss-20b"), context=6)
+    values_ = random_values(graph)
+    values_["layer0.attention.sinks"] = np.full(4, 60.0)
+    assert np.abs(execute(graph, values_)["layer0.attention.core"]).max() < 1e-20
+    assert [graph[f"layer{i}.attention.core"].attributes["window"] for i in (0, 1)] == [4, None]
+
+
+def test_clamped_silu_by_hand() -> None:
+    """GPT-OSS: x sigmoid(1.702 x), x at most 7; up within 7, plus one."""
+    want = [-1 / (1 + np.exp(1.702)), 7 / (1 + np.exp(-1.702 * 7))]
+    assert activation(np.array([-1.0, 9.0]), "clamped_silu") == pytest.approx(want)
+    multiply = llm(small("gpt-oss-20b"), context=6)["layer0.experts.multiply"]
+    assert evaluate(multiply, np.array([2.0, 2.0]), np.array([-9.0, 3.0]))[0].tolist() == [-12.0, 8.0]
 
 
 def test_rows_of_new_tokens() -> None:

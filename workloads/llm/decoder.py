@@ -359,7 +359,11 @@ class _Builder:
         keys = self.append("attention.keys", made["k"], model.kv_heads, d)
         values = self.append("attention.values", made["v"], model.kv_heads, d)
         inputs: tuple[str, ...] = (made["q"], keys, values)
-        attributes: dict[str, Any] = {"window": model.window}
+        windowed = (self.layer or 0) % model.window_every == 0
+        attributes: dict[str, Any] = {"window": model.window if windowed else None}
+        if model.sinks:
+            inputs += (self._tensor("attention.sinks", (model.heads,), self.plain, "weight"),)
+            attributes["sinks"] = True
         if model.relative_buckets:
             inputs += (self.relative_table(),)
             attributes["bias"] = {"buckets": model.relative_buckets, "distance": model.relative_distance}
@@ -457,8 +461,14 @@ class _Builder:
             gate = self.linear(f"{name}.gate", x, m, ffn, hidden, bias)
             up = self.linear(f"{name}.up", x, m, ffn, hidden, bias)
         gate = self.element("activation", f"{name}.{act}", (gate,), m, ffn, self.wide, function=act)
-        y = self.element("multiply", f"{name}.multiply", (gate, up), m, ffn, self.narrow)
+        y = self.element(
+            "multiply", f"{name}.multiply", (gate, up), m, ffn, self.narrow, **self.multiply_settings()
+        )
         return self.linear(f"{name}.down", y, m, hidden, ffn, bias)
+
+    def multiply_settings(self) -> dict[str, Any]:
+        """What is done to the up projection before gate and up are multiplied."""
+        return {"within": 7.0, "plus": 1.0} if self.model.activation == "clamped_silu" else {}
 
     def expert_layer(self, x: str) -> str:
         m, hidden, experts = self.m, self.model.hidden, self.model.experts
@@ -524,11 +534,16 @@ class _Builder:
             gate = self.expert_linear(f"{name}.gate", rows, tokens, ffn, hidden)
             up = self.expert_linear(f"{name}.up", rows, tokens, ffn, hidden)
         gate = self.element("activation", f"{name}.{act}", (gate,), copies, ffn, self.wide, function=act)
-        y = self.element("multiply", f"{name}.multiply", (gate, up), copies, ffn, self.narrow)
+        y = self.element(
+            "multiply", f"{name}.multiply", (gate, up), copies, ffn, self.narrow, **self.multiply_settings()
+        )
         return self.expert_linear(f"{name}.down", y, tokens, hidden, ffn)
 
     def expert_linear(self, name: str, rows: str, tokens: tuple[int, ...], n: int, k: int) -> str:
         w = self._tensor(f"{name}.weight", (len(tokens), n, k), self.weight_formats["experts"], "weight")
+        inputs: tuple[str, ...] = (rows, w)
+        if self.model.experts is not None and self.model.experts.bias:
+            inputs += (self._tensor(f"{name}.bias", (len(tokens), n), self.plain, "weight"),)
         return self._add(
-            "expert_linear", name, (rows, w), {"tokens": tokens, "n": n, "k": k}, shape=(sum(tokens), n)
+            "expert_linear", name, inputs, {"tokens": tokens, "n": n, "k": k}, shape=(sum(tokens), n)
         )

@@ -20,14 +20,15 @@ NEUTRAL = frozenset({
     "activation_dropout", "add_router_probs", "architectures", "attention_dropout", "attn_pdrop",
     "auto_map", "aux_loss_alpha", "batch_prioritized_routing", "bos_token_id", "classifier_dropout",
     "clip_qkv", "decoder_start_token_id", "dropout", "dropout_rate", "dtype", "embd_pdrop", "eos_token_id",
-    "ep_size", "hidden_dropout", "id2label", "init_std", "initializer_factor", "initializer_range",
-    "label2id", "layerdrop", "max_position_embeddings", "max_window_layers", "model_type", "n_ctx",
-    "num_nextn_predict_layers", "output_attentions", "output_hidden_states", "output_past",
-    "output_router_logits", "pad_token_id", "prefix", "pretraining_tp", "reorder_and_upcast_attn",
-    "resid_pdrop", "router_aux_loss_coef", "router_dtype", "router_ignore_padding_tokens",
-    "router_jitter_noise", "router_z_loss_coef", "scale_attn_by_inverse_layer_idx", "seq_aux",
-    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-    "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
+    "ep_size", "hidden_dropout", "id2label", "init_std", "initial_context_length", "initializer_factor",
+    "initializer_range", "label2id", "layerdrop", "max_position_embeddings", "max_window_layers",
+    "model_type", "n_ctx", "n_positions", "num_nextn_predict_layers", "output_attentions",
+    "output_hidden_states", "output_past", "output_router_logits", "pad_token_id", "prefix",
+    "pretraining_tp", "reorder_and_upcast_attn", "resid_pdrop", "router_aux_loss_coef", "router_dtype",
+    "router_ignore_padding_tokens", "router_jitter_noise", "router_z_loss_coef",
+    "scale_attn_by_inverse_layer_idx", "seq_aux", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "torch_dtype",
+    "transformers_version", "use_cache",
 })  # fmt: skip
 """Keys without influence on shapes and operators: tokens, training, bookkeeping."""
 MUST_BE = {
@@ -349,6 +350,40 @@ class _Glm4MoeLite(_DeepSeek):
         )  # fmt: skip
 
 
+class _GptOss(_Rotary):
+    """GPT-OSS: biases everywhere, sinks, and every other layer with a sliding window."""
+
+    num_key_value_heads: Size
+    head_dim: Size
+    rope_theta: Positive
+    attention_bias: Literal[True]
+    num_local_experts: Size
+    num_experts_per_tok: Size
+    experts_per_token: Size | None = None
+    sliding_window: Size
+    layer_types: tuple[Literal["sliding_attention", "full_attention"], ...]
+    swiglu_limit: float = Field(default=7.0, ge=7, le=7)
+
+    def model(self, name: str) -> Model:
+        pattern = ("sliding_attention", "full_attention")
+        if self.layer_types != tuple(pattern[i % 2] for i in range(self.num_hidden_layers)):
+            raise _Contradiction("only sliding and full attention in turn are supported", "layer_types")
+        if self.experts_per_token not in (None, self.num_experts_per_tok):
+            raise _Contradiction(
+                f"{self.experts_per_token}, but num_experts_per_tok is {self.num_experts_per_tok}",
+                "experts_per_token",
+            )
+        experts = Experts(
+            count=self.num_local_experts, top_k=self.num_experts_per_tok, ffn=self.intermediate_size,
+            layers=tuple(range(self.num_hidden_layers)), normalise=True, router_bias=True, bias=True,
+        )  # fmt: skip
+        return self.rotary(
+            name, self.rope_theta, family="gpt_oss", kv_heads=self.num_key_value_heads,
+            head_dim=self.head_dim, qkv_bias=True, output_bias=True, experts=experts,
+            window=self.sliding_window, window_every=2, sinks=True, activation="clamped_silu",
+        )  # fmt: skip
+
+
 class _Gpt(_Family):
     """GPT-2; ``gpt3`` is our own name for GPT-3's form of it, which has ``head_dim`` and whose
     alternating sparse attention (Table 2.1's models) is taken as dense. Head and embedding are tied."""
@@ -493,6 +528,7 @@ FAMILIES: dict[str, tuple[type[Any], str]] = {
     "deepseek_v2": (_DeepSeekV2, "DeepseekV2ForCausalLM"),
     "deepseek_v3": (_DeepSeekV3, "DeepseekV3ForCausalLM"),
     "glm4_moe_lite": (_Glm4MoeLite, "Glm4MoeLiteForCausalLM"),
+    "gpt_oss": (_GptOss, "GptOssForCausalLM"),
     "gpt2": (_Gpt2, "GPT2LMHeadModel"),
     "gpt3": (_Gpt3, "GPT2LMHeadModel"),
     "opt": (_Opt, "OPTForCausalLM"),
@@ -509,10 +545,13 @@ SCALINGS = {
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
     "yarn": {
-        "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "original_max_position_embeddings",
+        "factor", "beta_fast", "beta_slow", "original_max_position_embeddings",
     },
 }  # fmt: skip
 """Kinds of rotary scaling, and the numbers each needs."""
+OPTIONAL = {"yarn": {"mscale", "mscale_all_dim", "truncate"}}
+"""What else may be given: ``mscale`` and ``mscale_all_dim`` together; ``truncate`` (true if left out) rounds
+the ends of the ramp."""
 
 
 class _Contradiction(Exception):
@@ -533,15 +572,21 @@ def _scaling(given: dict[str, Any] | None) -> dict[str, Any] | None:
             "rope_scaling",
             "rope_type" if "rope_type" in given else "type",
         )
+    allowed = SCALINGS[kind] | OPTIONAL.get(kind, set())
     for key in given:
-        if key not in SCALINGS[kind] and key not in ("rope_type", "type"):
-            raise _Contradiction(f"unknown key{nearest(key, SCALINGS[kind])}", "rope_scaling", key)
-    for key in sorted(SCALINGS[kind]):
+        if key not in allowed and key not in ("rope_type", "type"):
+            raise _Contradiction(f"unknown key{nearest(key, allowed)}", "rope_scaling", key)
+    needed = set(SCALINGS[kind])
+    if "mscale" in given or "mscale_all_dim" in given:
+        needed |= {"mscale", "mscale_all_dim"}
+    for key in sorted(needed):
         if key not in given:
             raise _Contradiction("missing", "rope_scaling", key)
         if not isinstance(given[key], int | float) or isinstance(given[key], bool) or given[key] <= 0:
             raise _Contradiction(f"must be a positive number, got {given[key]!r}", "rope_scaling", key)
-    return {"rope_type": kind, **{key: given[key] for key in sorted(SCALINGS[kind])}}
+    if not isinstance(given.get("truncate", True), bool):
+        raise _Contradiction(f"must be true or false, got {given['truncate']!r}", "rope_scaling", "truncate")
+    return {"rope_type": kind, **{key: given[key] for key in sorted(allowed & set(given))}}
 
 
 def read_config(file: ConfigFile, data: dict[str, Any], name: str) -> Model:

@@ -68,6 +68,8 @@ class Experts(StrictModel):
     correction_bias: bool = False
     """A bias per expert on the scores by which experts are chosen, not on the weights."""
     router_bias: bool = False
+    bias: bool = False
+    """The experts' matrices have biases."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Experts:
@@ -107,7 +109,9 @@ class Model(StrictModel):
     """Width of the feed-forward network of layers without experts."""
     gated: bool
     """``down(activation(gate x) * up x)`` instead of ``down(activation(up x))``."""
-    activation: Literal["silu", "gelu", "relu"]
+    activation: Literal["silu", "gelu", "relu", "clamped_silu"]
+    """``clamped_silu``: GPT-OSS's, ``x sigmoid(1.702 x)`` of x up to 7, times the up projection within
+    7 and one added."""
     experts: Experts | None = None
     vocabulary: int = Field(gt=0)
     embedding_dim: int = Field(gt=0)
@@ -130,6 +134,10 @@ class Model(StrictModel):
     """Row of the first position."""
     window: int | None = None
     """Tokens an attention query looks back on, itself included; None: all."""
+    window_every: int = Field(default=1, gt=0)
+    """``window`` holds for layers 0, n, 2 n ...; the others look back on all tokens."""
+    sinks: bool = False
+    """Each head has a learned score that takes weight and gives nothing (GPT-OSS)."""
     attention_scale: float
     """Factor on query-key products."""
     encoder_layers: int = 0
@@ -167,7 +175,10 @@ class Model(StrictModel):
     @property
     def expert_parameters(self) -> int:
         """Parameters of one routed expert of one layer."""
-        return self._feed_forward(self.experts.ffn) if self.experts else 0
+        if self.experts is None:
+            return 0
+        biases = self.hidden + (2 if self.gated else 1) * self.experts.ffn
+        return self._feed_forward(self.experts.ffn) + self.experts.bias * biases
 
     @property
     def cache_elements_per_token(self) -> int:
@@ -201,7 +212,7 @@ class Model(StrictModel):
         total = self._attention() + 2 * self._norm(self.hidden)
         if not with_experts or self.experts is None:
             return total + self._feed_forward(self.ffn)
-        total += experts * self._feed_forward(self.experts.ffn)
+        total += experts * self.expert_parameters
         total += self.hidden * self.experts.count
         total += self.experts.count * (self.experts.router_bias + self.experts.correction_bias)
         total += self._feed_forward(self.experts.shared_ffn) if self.experts.shared_ffn else 0
@@ -221,7 +232,7 @@ class Model(StrictModel):
             return queries + keys + self.heads * c.v * self.hidden
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         total = self.hidden * (q + 2 * kv) + q * self.hidden
-        total += self.qkv_bias * (q + 2 * kv) + self.output_bias * self.hidden
+        total += self.qkv_bias * (q + 2 * kv) + self.output_bias * self.hidden + self.sinks * self.heads
         if self.qk_norm == "head":
             total += 2 * self.head_dim
         elif self.qk_norm == "width":
@@ -261,6 +272,13 @@ def load_model(name_or_path: str | Path) -> Model:
     return _load(path, name.removesuffix(".config"), read_config)
 
 
+class _Unlined(ConfigFile):
+    """JSON that is no YAML, such as with tabs: errors without lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._root = path, None
+
+
 def _load(path: Path, name: str, read_config: Any) -> Model:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -270,7 +288,12 @@ def _load(path: Path, name: str, read_config: Any) -> Model:
         raise InputError("cannot be read: not UTF-8 text", file=path) from None
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg}", file=path, line=error.lineno) from None
-    file = ConfigFile(path)
+    try:
+        file = ConfigFile(path)
+    except InputError as error:
+        if not error.message.startswith("not valid YAML"):
+            raise
+        file = _Unlined(path)
     if not isinstance(data, dict):
         raise file.error("must be an object of keys to values")
     model: Model = read_config(file, data, name)

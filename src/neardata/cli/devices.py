@@ -64,6 +64,7 @@ def show(
         typer.echo(json.dumps(_description(d, resolved), indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(highlight=False)
     console.print(f"[bold]{d.name}[/bold]  {d.standard}, one channel")
@@ -77,6 +78,11 @@ def show(
     ):
         console.print(f"[bold]{title}[/bold]")
         console.print(table)
+        console.print()
+    if d.limits:
+        console.print("[bold]limits[/bold]")
+        for limit in d.limits:
+            console.print(f" {escape(limit)}")
         console.print()
 
 
@@ -103,6 +109,8 @@ def _description(d: Device, mapping: str) -> dict[str, Any]:
         ],
         "mapping": mapping,
         "energy": d.preset.energy.model_dump() if d.preset.energy else None,
+        "command_energy_pj": d.preset.command_energy_pj,
+        "limits": list(d.limits),
     }  # fmt: skip
 
 
@@ -185,6 +193,13 @@ def _constraints(d: Device) -> Any:
     return table
 
 
+_UNKNOWN = {
+    "io_pj_per_bit": "not known, not counted",
+    "IPP5B": "not known, not counted",
+    "background_open_mw": "as background_mw",
+}
+
+
 def _energy(d: Device) -> Any:
     table = _grid("left", "left")
     if d.preset.energy is None:
@@ -192,5 +207,14 @@ def _energy(d: Device) -> Any:
         return table
     for name, value in d.preset.energy.model_dump(exclude={"kind"}).items():
         unit = "V" if name in ("VDD", "VPP") else "mA" if name.startswith(("IDD", "IPP")) else ""
-        table.add_row(name, f"{value} {unit}".strip())
+        table.add_row(
+            name,
+            _UNKNOWN.get(name, "")
+            if value is None
+            else f"{value:g} {unit}".strip()
+            if isinstance(value, float)
+            else value,
+        )
+    for name, pj in d.preset.command_energy_pj.items():
+        table.add_row(name, f"{pj:g} pJ a bank")
     return table

@@ -26,8 +26,8 @@ def curve(
         list[str] | None,
         typer.Option("--pattern", "-p", help="Requests, a curve each. Default: stream, random."),
     ] = None,
-    count: Annotated[int, typer.Option("-n", min=100, help="Requests at each load.")] = 50_000,
-    points: Annotated[int, typer.Option(min=2, help="Loads, up to the peak bandwidth.")] = 20,
+    count: Annotated[int, typer.Option("-n", min=100, max=10**8, help="Requests at each load.")] = 50_000,
+    points: Annotated[int, typer.Option(min=2, max=1000, help="Loads, up to the peak bandwidth.")] = 20,
     seed: Seed = None,
     profile: Profile = None,
     mapping: Mapping = None,
@@ -43,18 +43,21 @@ def curve(
     """
     from neardata import plots
     from neardata.arch.dram import load_device
-    from neardata.cli.output import check_writable, whole_file
+    from neardata.cli.output import check_apart, check_writable, whole_file
     from neardata.cli.overrides import parse_overrides
     from neardata.cli.progress import interruptible, progress_bar
+    from neardata.cli.requests import check_run
     from neardata.sim.dram.config import load_profile, profile_names
 
     for path in (plot, why_plot):
         if path is not None:
             check_writable(path)
             plots.check(path)
+    check_apart([path for path in (plot, why_plot) if path is not None], [Path(device)])
     overrides = parse_overrides(settings or [], mapping=mapping)
-    config = load_profile(profile or profile_names()[0], overrides.controller)
+    config = load_profile(profile_names()[0] if profile is None else profile, overrides.controller)
     d = load_device(device, overrides.device, corrected=config.device_table == "corrected")
+    check_run(d, config, channels, generated=True)
     names = list(dict.fromkeys(patterns or ["stream", "random"]))
 
     curves: dict[str, list[LoadPoint]] = {name: [] for name in names}
@@ -109,7 +112,6 @@ def _measure(
 ) -> tuple[LoadPoint, dict[str, float]]:
     import numpy as np
 
-    from neardata.arch.dram.mapping import load_mapping
     from neardata.cli.request_report import shares
     from neardata.cli.requests import from_pattern
     from neardata.plots import LoadPoint
@@ -120,9 +122,8 @@ def _measure(
     gap_ticks = device.burst_bytes / (load * peak) * 1e3 / device.tick_ps
     gaps = np.random.Generator(np.random.PCG64([seed, 1])).exponential(gap_ticks, n)
     arrival = np.floor(np.cumsum(gaps)).astype(np.int64)
-    capacity = load_mapping(device, config.mapping, channels).capacity_bytes
     chunks, at = [], 0
-    for chunk in from_pattern(device, pattern, n, seed, capacity).chunks:
+    for chunk in from_pattern(device, pattern, n, seed).chunks:
         chunks.append(RequestChunk(chunk.address, chunk.is_write, arrival[at : at + len(chunk)]))
         at += len(chunk)
     report = simulate(device, chunks, config, channels=channels, record_requests=True, explain=why)

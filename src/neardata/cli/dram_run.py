@@ -74,16 +74,17 @@ def run(
     request_files.check_outputs(commands, requests, timeline, plot, inputs=[trace, Path(device)])
 
     overrides = parse_overrides(settings or [], mapping=mapping)
-    profile = profile or profile_names()[0]
+    profile = profile_names()[0] if profile is None else profile
     config = load_profile(profile, overrides.controller)
     d = load_device(device, overrides.device, corrected=config.device_table == "corrected")
     capacity = load_mapping(d, config.mapping, channels).capacity_bytes
+    sources.check_run(d, config, channels, generated=trace is None)
     if trace is not None:
         source = sources.from_trace(trace, capacity)
     else:
         source = sources.from_pattern(
-            d, pattern or sources.PATTERN, count or sources.REQUESTS,
-            sources.SEED if seed is None else seed, capacity,
+            d, sources.PATTERN if pattern is None else pattern, count or sources.REQUESTS,
+            sources.SEED if seed is None else seed,
         )  # fmt: skip
 
     from neardata.sim.dram.request import simulate

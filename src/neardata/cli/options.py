@@ -15,7 +15,9 @@ Pattern = Annotated[
     str | None,
     typer.Option("--pattern", "-p", help=f"Requests to generate (docs/traces.md). Default: {PATTERN}."),
 ]
-Count = Annotated[int | None, typer.Option("-n", min=1, help=f"Requests to generate. Default: {REQUESTS}.")]
+Count = Annotated[
+    int | None, typer.Option("-n", min=1, max=10**12, help=f"Requests to generate. Default: {REQUESTS}.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help=f"Seed of the pattern. Default: {SEED}.")]
 Profile = Annotated[
     str | None, typer.Option("--profile", help="Memory controller: a name of 'neardata profiles'.")
@@ -28,7 +30,9 @@ Threads = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a value: timing.nFAW=20, controller.read_queue=128."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value: timing.nFAW=20, energy.io_pj_per_bit=4.5, controller.read_queue=128.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

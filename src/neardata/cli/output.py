@@ -20,14 +20,15 @@ def check_writable(path: Path) -> None:
         InputError: the folder does not exist or cannot be written to.
     """
     folder = path.parent
-    if path.is_dir():
-        raise InputError("cannot be written: it is a folder", file=path)
-    if path.exists() and not path.is_file():
-        raise InputError("cannot be written: it is not a regular file", file=path)
-    if not folder.is_dir():
-        raise InputError("cannot be written: its folder does not exist", file=path)
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        if path.is_dir():
+            raise InputError("cannot be written: it is a folder", file=path)
+        if path.exists() and not path.is_file():
+            raise InputError("cannot be written: it is not a regular file", file=path)
+        if not folder.is_dir():
+            raise InputError("cannot be written: its folder does not exist", file=path)
+        # as long a name as the file gets while it is written
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", suffix=path.suffix):
             pass
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=path) from None
@@ -35,14 +36,15 @@ def check_writable(path: Path) -> None:
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
     """Raises `InputError` if a file would be both read and written, or written twice."""
-    seen: set[Path] = set()
-    given = {path.resolve() for path in inputs if path is not None}
+    seen: set[str] = set()
+    given = {os.path.realpath(path) for path in inputs if path is not None}
     for path in outputs:
-        if path.resolve() in given:
+        place = os.path.realpath(path)  # unlike Path.resolve, it bears links in a circle
+        if place in given:
             raise InputError("cannot be written: it is an input", file=path)
-        if path.resolve() in seen:
+        if place in seen:
             raise InputError("two outputs have the same name", file=path)
-        seen.add(path.resolve())
+        seen.add(place)
 
 
 @contextlib.contextmanager

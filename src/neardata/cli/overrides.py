@@ -12,8 +12,9 @@ from neardata.arch.errors import InputError
 class Overrides:
     """What ``--set`` asked for."""
 
-    device: dict[str, int] = field(default_factory=dict)
-    """``timing.X`` and ``organisation.X``, as `neardata.arch.dram.load_device` takes them."""
+    device: dict[str, float] = field(default_factory=dict)
+    """``timing.X``, ``organisation.X``, ``energy.X`` and ``command_energy_pj.X``, as
+    `neardata.arch.dram.load_device` takes them."""
     controller: dict[str, str] = field(default_factory=dict)
     """Parameter names without ``controller.``, as `neardata.sim.dram.config.load_profile` takes them."""
 
@@ -44,10 +45,24 @@ def parse_overrides(settings: Sequence[str], *, mapping: str | None = None) -> O
         if section == "controller" and name:
             overrides.controller[name] = value
         elif section in ("timing", "organisation") and name:
-            try:
-                overrides.device[key] = int(value)
-            except ValueError:
-                raise InputError(f"must be an integer, got '{value}'", key=key) from None
+            overrides.device[key] = _number(key, value, int, "an integer")
+        elif section in ("energy", "command_energy_pj") and name:
+            overrides.device[key] = _number(key, value, float, "a number")
         else:
-            raise InputError("a key begins with timing., organisation. or controller.", key=key)
+            raise InputError(
+                "a key begins with timing., organisation., energy., command_energy_pj. or controller.",
+                key=key,
+            )
     return overrides
+
+
+def _number(key: str, value: str, kind: type[int] | type[float], called: str) -> float:
+    try:
+        if (
+            not value.isascii() or "_" in value
+        ):  # Python's int and float take more than numbers as people write them
+            raise ValueError
+        number = kind(value)
+    except ValueError:
+        raise InputError(f"must be {called}, got '{value}'", key=key) from None
+    return number

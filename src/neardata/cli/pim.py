@@ -60,7 +60,7 @@ def run(
     outputs = [path for path in (commands, timeline) if path is not None]
     for path in outputs:
         check_writable(path)
-    check_apart(outputs, [program])
+    check_apart(outputs, [program, None if device is None else Path(device)])
     policy = next((p for p in REFRESH_POLICIES if p == refresh), None)
     if refresh is not None and policy is None:
         raise InputError(f"unknown refresh policy '{refresh}'{nearest(refresh, REFRESH_POLICIES)}")
@@ -73,9 +73,15 @@ def run(
     d = None
     if device is not None or overrides.device:
         d = load_device(device or p.device, {**p.overrides, **overrides.device})
-    report = run_program(
-        p, jump=jump, fold=fold, refresh=policy, device=d, record_commands=(commands or timeline) is not None
-    )
+    try:
+        report = run_program(
+            p, jump=jump, fold=fold, refresh=policy, device=d,
+            record_commands=(commands or timeline) is not None,
+        )  # fmt: skip
+    except InputError as error:
+        if not isr or error.file is not None:
+            raise
+        raise InputError(error.message, file=program, key=error.key) from None  # in the program made of it
     logs = [group.command_log for group in report.groups if group.command_log is not None]
     if commands is not None:
         with text_file(commands) as stream:

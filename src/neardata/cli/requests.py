@@ -11,6 +11,7 @@ from neardata.arch.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from neardata.arch.dram import Device
+    from neardata.sim.dram.config import ControllerConfig
     from neardata.sim.dram.trace import RequestChunk
 
 PATTERN, REQUESTS, SEED = "random", 100_000, 1
@@ -41,20 +42,56 @@ def from_trace(path: Path, capacity_bytes: int) -> RequestSource:
     return RequestSource(f"trace {path}", trace, None, lambda _: trace.fraction_read)
 
 
-def from_pattern(device: Device, name: str, n: int, seed: int, capacity_bytes: int) -> RequestSource:
+def check_run(device: Device, config: ControllerConfig, channels: int, *, generated: bool) -> None:
+    """Everything that keeps a device from being run, told at once.
+
+    Args:
+        generated: the requests are those of a pattern.
+
+    Raises:
+        InputError: the device cannot have such a controller, patterns do not fit its memory.
+    """
+    from neardata.arch.dram.mapping import load_mapping
+    from neardata.sim.dram.channel import check_controller
+
+    problems = []
+    try:
+        check_controller(device, config)
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        if generated:
+            _check_fits(device, load_mapping(device, config.mapping, channels).capacity_bytes, channels)
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("; and ".join(problems))
+
+
+def _check_fits(device: Device, capacity_bytes: int, channels: int) -> None:
+    from neardata.arch.dram.mapping import MOST_CHANNELS
+    from neardata.workloads import patterns
+
+    covered = patterns.LINES * device.burst_bytes
+    if capacity_bytes < covered:
+        enough = channels * (covered // capacity_bytes)
+        remedy = f"--channels {enough} or a --trace" if enough <= MOST_CHANNELS else "a --trace"
+        raise InputError(
+            f"patterns cover {covered:,} bytes, the memory has {capacity_bytes:,}; take {remedy}"
+        )
+
+
+def from_pattern(device: Device, name: str, n: int, seed: int) -> RequestSource:
     """Generated requests that fit a device's rows and banks.
 
     Raises:
-        InputError: unknown pattern, or the memory is smaller than what patterns cover.
+        InputError: unknown pattern.
     """
     from neardata.sim.dram.trace import RequestChunk
     from neardata.workloads import patterns
 
     if name not in patterns.PATTERNS:
         raise InputError(f"unknown pattern '{name}'{nearest(name, patterns.PATTERNS)}")
-    if capacity_bytes < patterns.LINES * device.burst_bytes:
-        needed = patterns.LINES * device.burst_bytes
-        raise InputError(f"patterns cover {needed} bytes, the memory has {capacity_bytes}")
 
     def chunks() -> Iterator[RequestChunk]:
         for address, is_write in patterns.requests(

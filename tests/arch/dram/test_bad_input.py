@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neardata.arch.dram import device_names, load_device
+from neardata.arch.dram.consistency import contradictions
 from neardata.arch.dram.loader import DATA
 from neardata.arch.errors import InputError
 
@@ -171,6 +172,18 @@ DDR4_CASES = {
         "    - tRAS: ACT -> PREab = nRAS\n", "    - {tRAS: ACT -> PREab = nRAS, tRC: ACT -> ACT = nRC}\n",
         "    - {tRAS", "constraints.rank.8: one 'name: A -> B = gap' a line",
     ),
+    "endless window": (
+        "nFAW window 4", "nFAW window 99999999999", "tFAW:",
+        "constraints.rank.7.tFAW: a window of 99999999999 commands; at most 1024",
+    ),
+    "endless command": (
+        "PREpb: {at: bank,", "PREpb: {at: bank, cycles: .inf,", "  PREpb:",
+        "commands.PREpb.cycles: must be a finite number, got inf",
+    ),
+    "burst that ends before it begins": (
+        "read_latency: nCL + nBL", "read_latency: nCL - 20", "read_latency:",
+        "read_latency: -4 clocks end before the burst of 4 begins",
+    ),
     "fractional command": (
         "PREpb: {at: bank,", "PREpb: {at: bank, cycles: 0.5,", "  PREpb:",
         "commands.PREpb.cycles: 0.5 clocks are not whole ticks",
@@ -202,6 +215,15 @@ DDR4_CASES = {
     "no clock": (
         "tCK_ps: 833", "tCK_ps: 0", "tCK_ps: 0",
         "presets.ddr4-2400r.timing.tCK_ps: must be positive",
+    ),
+    "row cycle shorter than its parts": (
+        "nRC: 55", "nRC: 53", "nRC: 53",
+        "presets.ddr4-2400r.timing.nRC: must be at least nRAS + nRP - 1 = 54, got 53",
+    ),
+    "burst of another length": (
+        "nBL: 4", "nBL: 2", "nBL: 2",
+        "presets.ddr4-2400r.timing.nBL: must be 4, got 2: rate 2400 MT/s and tCK_ps 833 make 1.999 transfers"
+        " a clock, a burst is 8 transfers",
     ),
     "refresh without end": (
         "nRFC: 433", "nRFC: 9310", "nREFI: 9364",
@@ -416,6 +438,32 @@ def test_names_of_shipped_devices_are_unique() -> None:
             {"organisation.density_Mb": 4096},
             "organisation.density_Mb: the counts make 8192 Mb a device, not 4096",
         ),
+        ({"timing.nRC": 53}, "timing.nRC: must be at least nRAS + nRP - 1 = 54, got 53"),
+        (
+            {"timing.nRAS": 60},
+            "timing.nRAS: makes nRAS + nRP - 1 = 75, but nRC is 55 and must be at least that",
+        ),
+        ({"timing.nFAW": 3}, "timing.nFAW: must be at least nRRDS = 4, got 3"),
+        ({"timing.nRRDL": 3}, "timing.nRRDL: must be at least nRRDS = 4, got 3"),
+        ({"timing.nCCDS": 3}, "timing.nCCDS: must be at least nBL = 4, got 3"),
+        ({"timing.nCCDL": 3}, "timing.nCCDL: must be at least nCCDS = 4, got 3"),
+        ({"timing.nRFC": 20}, "timing.nRFC: must be at least nRC = 55, got 20"),
+        ({"timing.nRCD": 40}, "timing.nRCD: makes nRCD = 40, but nRAS is 39 and must be at least that"),
+        ({"timing.nBL": 8}, "timing.nBL: must be 4, got 8: rate 2400 MT/s and tCK_ps 833 make 1.999"),
+        (
+            {"timing.tCK_ps": 1666},
+            "timing.tCK_ps: rate 2400 MT/s and tCK_ps 1666 make 3.998 transfers a clock, so nBL must be 2,"
+            " not 4; set them together",
+        ),
+        (
+            {"timing.rate": 3000},
+            "timing.rate: rate 3000 MT/s and tCK_ps 833 make 2.499 transfers a clock, which must be a whole",
+        ),
+        ({"timing.nRFC": 1 << 31}, "timing.nRFC: must be at most 1073741824, got 2147483648"),
+        (
+            {"organisation.row": 1 << 70},
+            "organisation.row: 154,742,504,910,672,534,362,390,528 bytes a channel; at most 1,125,899,906",
+        ),
         (
             {"timing.nREFI": 400},
             "timing.nREFI: 400 leaves no time for an activate between refreshes, which take 488",
@@ -427,6 +475,75 @@ def test_override_that_cannot_be(overrides: dict[str, int], expected: str) -> No
         load_device("ddr4-2400r", overrides)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{"timing.nFAW": 0}, {"timing.nFAW": 10}, {"timing.nRC": 54}])
+def test_values_that_sweeps_may_want_are_no_contradiction(changed: dict[str, int]) -> None:
+    assert load_device("ddr4-2400r", changed).timing != load_device("ddr4-2400r").timing
+
+
+def test_values_that_are_changed_together_do_not_contradict() -> None:
+    slow = load_device("ddr4-2400r", {"timing.tCK_ps": 1666, "timing.rate": 1200})
+    assert slow.peak_gb_per_s == pytest.approx(load_device("ddr4-2400r").peak_gb_per_s / 2)
+
+
+def test_a_wrong_device_can_be_had_on_purpose() -> None:
+    assert load_device("ddr4-2400r", {"timing.nRC": 40}, consistent=False).timing["nRC"] == 40
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_is_consistent(name: str) -> None:
+    device = load_device(name)
+    assert not list(contradictions(device.timing, device.prefetch))
+
+
+@pytest.mark.parametrize(
+    ("device", "overrides", "expected"),
+    [
+        (
+            "ddr4-2400r", {"energy.IDD9": 3},
+            "energy.IDD9: unknown energy value of ddr4-2400r; did you mean IDD0,",
+        ),
+        ("ddr4-2400r", {"energy.IDD0": -3}, "energy.IDD0: must be greater than or equal to 0, got -3"),
+        ("ddr4-2400r", {"energy.IDD0": "x"}, "energy.IDD0: must be a number, got 'x'"),
+        ("ddr4-2400r", {"energy.VDD": float("nan")}, "energy.VDD: must be a finite number, got nan"),
+        ("ddr4-2400r", {"energy.rho": 2}, "energy.rho: must be less than or equal to 1, got 2"),
+        ("ddr4-2400r", {"energy.kind": 2}, "energy.kind: unknown energy value of ddr4-2400r; known: IDD0"),
+        (
+            "ddr4-2400r", {"energy.IDD0": 30},
+            "energy.IDD0: 30 mA is below the standby IDD2N 34 mA",
+        ),
+        (
+            "ddr4-2400r", {"energy.IDD3N": 140},
+            "energy.IDD3N: 140 mA of standby is above IDD4R 135 mA",
+        ),
+        ("ddr4-2400r", {"energi.IDD0": 3}, "energi.IDD0: cannot be set on ddr4-2400r; did you mean energy."),
+        (
+            "ddr4-2400r", {"command_energy_pj.MAC": 3},
+            "command_energy_pj.MAC: unknown on ddr4-2400r; there are none",
+        ),
+        (
+            "hbm2-2000", {"energy.IDD0": 3},
+            "energy.IDD0: unknown energy value of hbm2-2000; known: activate_pj, background_mw,",
+        ),
+        (
+            "gddr6-aim", {"command_energy_pj.MAC16": -1},
+            "command_energy_pj.MAC16: must be greater than or equal to 0, got -1",
+        ),
+    ],
+)  # fmt: skip
+def test_energy_that_cannot_be(device: str, overrides: dict[str, float], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_device(device, overrides)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_device_without_energy_has_none_to_set(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN)
+    with pytest.raises(InputError, match=r"energy\.IDD0: own has no energy values"):
+        load_device(str(path), {"energy.IDD0": 3})
 
 
 def test_counts_may_be_overridden_where_the_file_states_a_density() -> None:

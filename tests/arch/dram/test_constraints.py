@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from neardata.arch.dram import Device, load_device
+from neardata.arch.dram import Device, device_names, load_device
 
 DATA = Path(__file__).parents[2] / "data" / "dram"
 TOOL = yaml.safe_load((DATA / "ramulator21_presets.yaml").read_text())
@@ -208,3 +208,20 @@ def test_every_bank_is_refreshed_in_time(preset: str, role: str, interval: str) 
     round_trip = device.ticks(interval) * device.n_units(device.roles[role]) // nodes  # type: ignore[index]
     due = device.ticks("nREFI") // (2 if role == "refresh_same_bank" else 1)
     assert 0.99 * due < round_trip <= due
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_nodes_of_a_command_are_those_its_banks_lie_in(name: str) -> None:
+    """By the path of each bank from the channel: another way than `Device.nodes_of` goes."""
+    device = load_device(name)
+    for command in range(len(device.commands)):
+        for level in range(len(device.levels)):
+            nodes = device.nodes_of(command, level)
+            for unit in range(device.n_units(command)):
+                expected = set()
+                for bank in device.banks_of(command, unit):
+                    node = 0
+                    for above in range(level + 1):
+                        node = node * device.counts[above] + int(device.coordinates[bank, above])
+                    expected.add(node)
+                assert nodes[unit].tolist() == sorted(expected)

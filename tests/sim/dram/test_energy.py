@@ -63,7 +63,7 @@ def test_activations_at_the_row_cycle_draw_idd0(ddr4):
 
 def test_time_counts_in_nanoseconds_not_cycles(ddr4):
     """The same cycles at half the clock take twice the energy (DRAMsim3 forgets tCK)."""
-    slow = load_device("ddr4-2400r", {"timing.tCK_ps": 1666})
+    slow = load_device("ddr4-2400r", {"timing.tCK_ps": 1666, "timing.rate": 1200})
     counts = {"ACT": 10, "RD": 100, "WR": 50, "REFab": 1}
     fast = energy(ddr4, counts, 3000, 9364, 1)
     assert energy(slow, counts, 3000, 9364, 1).total_pj == pytest.approx(2 * fast.total_pj)
@@ -142,6 +142,38 @@ def test_what_has_no_energy_is_named():
     assert energy(load_device("hbm3-6400"), {"RFMab": 2, "PREab": 1}, 0, 10, 1).unmodelled == ("RFMab",)
 
 
+def test_interface_and_pumps_that_are_not_known_are_named(ddr4):
+    moved = {"RD": 1, "REFab": 1}
+    assert energy(ddr4, moved, 0, 10, 1).unmodelled == ("VPP in refresh", "I/O")
+    assert energy(ddr4, {"ACT": 1}, 0, 10, 1).unmodelled == ()  # nothing moved, nothing left out
+    assert energy(load_device("ddr5-4800an"), moved, 0, 10, 1).unmodelled == ("I/O",)
+    assert energy(load_device("hbm2-2000"), moved, 0, 10, 1).unmodelled == ()
+    # the energies of LPDDR5's reads and writes include the interface
+    assert energy(load_device("lpddr5-6400"), moved, 0, 10, 1).unmodelled == ("standby",)
+
+
+def test_values_that_are_given_are_counted(ddr4):
+    given = load_device("ddr4-2400r", {"energy.io_pj_per_bit": 4.5, "energy.IPP5B": 5, "energy.IDD4R": 140})
+    counts = {"RD": 10, "WR": 5, "REFab": 2}
+    plain, changed = energy(ddr4, counts, 0, 1000, 1), energy(given, counts, 0, 1000, 1)
+    assert changed.unmodelled == ()
+    assert changed.items_pj["I/O"] == pytest.approx(15 * 64 * 8 * 4.5)
+    more = {name: changed.items_pj[name] - pj for name, pj in plain.items_pj.items()}
+    assert more["RD"] == pytest.approx(10 * VDD * (140 - IDD4R) * 4 * TCK * DEVICES)
+    assert more["REFab"] == pytest.approx(2 * VPP * (5 - IPP3N) * 433 * TCK * DEVICES)
+    assert more["WR"] == 0
+    # no longer the data sheet's
+    assert (plain.status, changed.status) == ("data sheet", "assumed")
+    assert changed.source.endswith(
+        "Changed: energy.io_pj_per_bit = 4.5, energy.IPP5B = 5, energy.IDD4R = 140"
+    )
+
+
+def test_energies_of_commands_can_be_given():
+    aim = load_device("gddr6-aim", {"command_energy_pj.MAC16": 100})
+    assert energy(aim, {"MAC16": 1}, 0, 10, 1).items_pj["MAC16"] == 16 * 100
+
+
 BUILT = """
 standard: COUNTS
 source: made up for this test
@@ -184,7 +216,7 @@ def test_energies_given_command_by_command(tmp_path):
     assert energy(load_device(f"{path}:plain"), counts, 0, 10, 1) is None
     own = energy(load_device(f"{path}:own"), counts, 0, 10, 1)
     assert own.items_pj == {"MAC": 3 * 4 * 7}  # per bank
-    assert own.unmodelled == ("ACTall", "RD", "standby")
+    assert own.unmodelled == ("ACTall", "RD", "standby", "I/O")
     both = energy(load_device(f"{path}:both"), counts, 0, 10, 1)
     assert both.items_pj == {"ACTall": 4 * 10, "MAC": 84, "RD": 256, "I/O": 512}
     assert both.unmodelled == ("standby",)

@@ -16,9 +16,10 @@ from neardata.sim.dram.pim import run_program
 from neardata.sim.dram.program import Program
 
 ROOT = Path(__file__).parents[3]
+DOCUMENT = (ROOT / "docs" / "pim.md").read_text()
 LINES = [
     [cell.strip() for cell in line.strip("|\n").split("|")]
-    for line in (ROOT / "docs" / "pim.md").read_text().splitlines()
+    for line in DOCUMENT.splitlines()
     if re.match(r"\|.*\| *\d+ \|", line)
 ]
 TFAW = {
@@ -66,6 +67,21 @@ def test_attacc_line(line):
     right = attention(heads, length, unit=unit, device=device, softmax_cycles=16)
     assert int(correct) == cycles(right)
     assert int(tfaw) == cycles(right, TFAW["attacc"])
+
+
+def test_the_first_example_gives_the_numbers_beside_it_and_in_the_table():
+    (example,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    correct = {line[0]: int(line[4]) for line in LINES}
+    shown = []
+    for line in example.splitlines():
+        code, _, comment = line.partition("#")
+        if not comment:
+            exec(code, names)
+            continue
+        shown.append(int(comment.partition(":")[0]))
+        assert eval(code, names) == shown[-1], line
+    assert shown[:-1] == [correct["GEMV 4096 x 4096"], correct["ADD 1 M"], correct["188 x 2048"]]
 
 
 def test_the_lines_are_found():

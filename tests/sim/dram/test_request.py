@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from naive.request import run as naive_run
 from neardata.arch.dram import Device, load_device
 from neardata.arch.dram.mapping import load_mapping
 from neardata.arch.errors import InputError
-from neardata.sim.dram import controller_kernel
+from neardata.sim.dram import channel as channel_module
+from neardata.sim.dram import controller_kernel, shares
 from neardata.sim.dram import request as request_module
 from neardata.sim.dram.channel import renew_ages
 from neardata.sim.dram.checker import check
@@ -247,9 +250,9 @@ def test_ages_may_be_renewed_at_any_chunk(name: str, monkeypatch: pytest.MonkeyP
     expected = simulate(device, [whole], config, record_requests=True, record_commands=True, explain=True)
     feed = request_module._ChannelRun.feed
 
-    def renewing(self: Any, share: Any, final: bool) -> None:
+    def renewing(self: Any, share: Any, final: bool) -> bool:
         renew_ages(self.state)
-        feed(self, share, final)
+        return bool(feed(self, share, final))
 
     monkeypatch.setattr(request_module._ChannelRun, "feed", renewing)
     cuts = np.array_split(np.arange(len(whole)), 50)
@@ -265,12 +268,13 @@ def test_a_chunk_of_more_requests_than_there_are_ages(monkeypatch: pytest.Monkey
     expected = simulate(device, [whole], config, record_requests=True, record_commands=True, explain=True)
     feed, ages = request_module._ChannelRun.feed, []
 
-    def spying(self: Any, share: Any, final: bool) -> None:
-        feed(self, share, final)
+    def spying(self: Any, share: Any, final: bool) -> bool:
+        whole = feed(self, share, final)
         ages.append(int(self.state.r[controller_kernel.R_AGE]))
+        return bool(whole)
 
     monkeypatch.setattr(request_module._ChannelRun, "feed", spying)
-    monkeypatch.setattr(request_module, "PIECE", 300)
+    monkeypatch.setattr(shares, "PIECE", 300)
     monkeypatch.setattr(controller_kernel, "AGE_LIMIT", 1000)
     ours = simulate(device, [whole], config, record_requests=True, record_commands=True, explain=True)
     assert len(ages) == 10 and max(ages) < 1000
@@ -337,6 +341,110 @@ def test_arrival_times_hold_requests_back() -> None:
     assert (times.depart - times.arrive).tolist()[0] == unloaded + 1
 
 
+FAR = [
+    (name, refresh)
+    for name in DEVICES
+    for refresh, role in {
+        "all-bank": "refresh_all", "per-bank": "refresh_bank", "same-bank": "refresh_same_bank",
+        "none": "read",
+    }.items()
+    if role in load_device(name).roles
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", ["open", "timeout"])
+@pytest.mark.parametrize(("name", "refresh"), FAR)
+def test_refreshes_of_an_idle_channel_are_skipped_exactly(
+    name: str, refresh: str, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = load_device(name)
+    config = load_profile("ramulator21-frfcfs", {"refresh": refresh, "page": page})
+    n = 300
+    rng = np.random.default_rng(8)
+    address = rng.integers(0, 1000, n) * (device.capacity_bytes // 1000 // 64 * 64)
+    arrival = np.cumsum(rng.integers(0, 20, n))
+    arrival[100:] += 9_000_011
+    arrival[200:] += 7_000_018
+    chunk = RequestChunk(address, rng.random(n) < 0.3, arrival)
+    # a record of commands holds every refresh
+    expected = simulate(device, [chunk], config, record_requests=True, record_commands=True)
+    monkeypatch.setattr(request_module, "IDLE_REFRESHES", 100)
+    skipped = []
+    skip = channel_module.skip_idle
+
+    def spying(channel: Any, kernel: Any, until: int) -> None:
+        before = int(channel.r[controller_kernel.R_NEXT_REFRESH])
+        skip(channel, kernel, until)
+        skipped.append(int(channel.r[controller_kernel.R_NEXT_REFRESH]) - before)
+
+    monkeypatch.setattr(channel_module, "skip_idle", spying)
+    ours = simulate(device, [chunk], config, record_requests=True)
+    for part in ("arrive", "issue", "depart"):
+        np.testing.assert_array_equal(
+            getattr(ours.per_request, part), getattr(expected.per_request, part), err_msg=part
+        )
+    assert_same_counters(ours, expected)
+    assert ours.open_cycles == expected.open_cycles and ours.command_counts == expected.command_counts
+    assert refresh == "none" or max(skipped) > 3_000_000
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_farthest_arrival_is_no_farther_than_any(name: str) -> None:
+    device, config = load_device(name), load_profile("ramulator21-frfcfs")
+    last = shares.LAST_ARRIVAL
+    chunk = RequestChunk(np.array([0, 1 << 20]), np.zeros(2, dtype=bool), np.array([0, last]))
+    report = simulate(device, [chunk], config, record_requests=True)
+    assert report.per_request is not None
+    assert report.per_request.arrive.tolist() == [0, last]
+    interval = device.ticks("nREFI")
+    nodes = int(device.node_of(device.refresh_at).max()) + 1
+    refreshes = report.command_counts[device.command_names[device.roles["refresh_all"]]]
+    assert 0 <= report.cycles_to_drain // interval * nodes - refreshes <= nodes
+    later = RequestChunk(chunk.address, chunk.is_write, np.array([0, last + 1]))
+    with pytest.raises(InputError, match=f"request 2 arrives in cycle {last + 1}; arrivals go up to {last}"):
+        simulate(device, [later], config)
+
+
+def test_a_channel_that_waits_for_a_far_arrival_can_be_stopped() -> None:
+    device, config = load_device("ddr4-2400r"), load_profile("ramulator21-frfcfs")
+    chunk = RequestChunk(np.array([0, 64]), np.zeros(2, dtype=bool), np.array([0, 10**18]))
+    simulate(device, [RequestChunk(chunk.address, chunk.is_write)], config, explain=True)  # compile
+    stop = threading.Event()
+    timer = threading.Timer(0.3, stop.set)
+    timer.start()
+    report = simulate(device, [chunk], config, explain=True, stop=stop)
+    timer.join()
+    assert report.partial and report.requests == 1
+    assert report.lost_cycles is not None and report.busy_cycles is not None
+    assert report.busy_cycles + sum(report.lost_cycles.values()) == report.cycles_to_drain
+
+
+@pytest.mark.parametrize("split", [(1, 1), (1, 3), (3, 2), (8, 8)])
+def test_requests_are_dealt_out_in_order(split: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, pieces = split
+    monkeypatch.setattr(shares, "BLOCK", 10)
+    device, config = load_device("hbm2-2000"), load_profile("ramulator21-frfcfs", {"mapping": "RoBaCoBgXOR"})
+    rng = np.random.default_rng(9)
+    n, channels = 1000, 8
+    lines = channels * device.capacity_bytes // device.burst_bytes
+    address = rng.integers(0, lines, n) * device.burst_bytes
+    chunk = RequestChunk(address, rng.random(n) < 0.3, np.arange(n) * 2)
+    mapping = load_mapping(device, config.mapping, channels)
+    got: list[list[shares.Share]] = [[] for _ in range(channels)]
+    with ThreadPoolExecutor(threads) as pool:
+        dealer = shares.Dealer(mapping, pool, threads=threads, low_bits=0, indexed=True)
+        for part in np.array_split(np.arange(n), pieces):
+            dealt = dealer.deal(RequestChunk(address[part], chunk.is_write[part], np.arange(n)[part] * 2))
+            for mine, piles in zip(got, dealt, strict=True):
+                mine.append(piles.together())
+    for channel, mine in enumerate(got):
+        index = np.flatnonzero(mapping.channel_of(address) == channel)
+        np.testing.assert_array_equal(np.concatenate([s.index for s in mine]), index)
+        np.testing.assert_array_equal(np.concatenate([s.address for s in mine]), address[index])
+        np.testing.assert_array_equal(np.concatenate([s.is_write for s in mine]), chunk.is_write[index])
+        np.testing.assert_array_equal(np.concatenate([s.arrival for s in mine]), index * 2)
+
+
 def test_unloaded_and_streaming_bounds() -> None:
     """Closed forms: row hits of one bank group at tCCD_L, of alternating groups at tCCD_S."""
     device = load_device("ddr4-2400r", {"timing.nREFI": 0})
@@ -381,8 +489,6 @@ def test_idle_cycles_are_all_accounted_for() -> None:
 
 
 def test_stopping_gives_a_partial_report() -> None:
-    import threading
-
     device, config = load_device("ddr4-2400r"), load_profile("ramulator21-frfcfs")
     stop = threading.Event()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from neardata.arch.errors import InputError
@@ -10,7 +13,7 @@ from neardata.sim.dram.checker import check
 from neardata.sim.dram.pim import run_program
 from neardata.sim.dram.program import Program
 from neardata.sim.program import PimAttention, PimMatMul
-from neardata.sim.system.pim_programs import device_of, family_of, program_of
+from neardata.sim.system.pim_programs import device_of, family_of, macs_per_cycle, program_of
 
 AIM, HBM, ATT = "gddr6-aim", "hbm-pim", "attacc-hbm3"
 ORDERS = {AIM: aim_matmul.ORDERS, HBM: ("",), ATT: attacc_matmul.ORDERS}
@@ -202,3 +205,34 @@ def test_attention_larger_than_the_banks():
         program_of(PimAttention((10,), 8, 3, 128, 128), AIM, 1)
     with pytest.raises(InputError, match="context: must be at least 1, got 0"):
         program_of(PimAttention((10, 0), 8, 8, 128, 128), AIM, 1)
+
+
+def test_a_refresh_that_falls_due_early():
+    for device in ORDERS:
+        kernel = PimMatMul(1, 64, 512)
+        report = run_program(program_of(kernel, device, 1, first_refresh=100), device=device_of(device))
+        without = run_program(program_of(kernel, device, 1), device=device_of(device))
+        assert (report.refreshes > 0) and without.refreshes == 0
+        assert report.cycles > without.cycles
+
+
+def test_long_contexts_keep_pseudo_channels_busy():
+    """Few blocks of values: their positions are cut into parts."""
+    kernel = PimAttention((4096,), 4, 4, 64, 64, "values")
+    report = run_program(program_of(kernel, HBM, 16), device=device_of(HBM))
+    assert [g.channels for g in report.groups] == [16]
+    assert report.command_counts[MAC[HBM]] * LANES_OF_A_MAC[HBM] == attention_macs(HBM, kernel)["values"]
+
+
+def test_figures_of_the_document():
+    """docs/pim_kernels.md: cycles and share of the peak rate."""
+    text = (Path(__file__).parents[3] / "docs" / "pim_kernels.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (Pim\w+)(\(.*\)) \| ([\w-]+), (\d+) \| (\d+) \| (\d+) % \|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    for kind, arguments, device, channels, cycles, share in rows:
+        sizes = eval(arguments)
+        kernel = PimMatMul(*sizes) if kind == "PimMatMul" else PimAttention(*sizes)
+        report = run_program(program_of(kernel, device, int(channels)), device=device_of(device))
+        assert report.cycles == int(cycles)
+        peak = macs_per_cycle(device) * int(channels) * report.cycles
+        assert round(100 * kernel.macs / peak) == int(share)

@@ -46,11 +46,11 @@ def test_the_critical_path_has_no_gap(case: tuple[list[Job], list[int]]) -> None
         assert plan.end[before] == plan.start[job]
 
 
-def test_a_unit_does_one_thing_at_a_time_in_order_of_readiness() -> None:
-    # job 2 is ready at 5, before job 1, which is listed earlier but ready at 7
+def test_a_unit_does_one_thing_at_a_time_in_the_order_of_the_list() -> None:
+    # job 4 is ready at 5, before job 3; both wait until 10, and the one listed first goes first
     jobs = [Job((), ("b",)), Job((), ("c",)), Job((), ("d",)), Job((1,), ("b",)), Job((2,), ("b",))]
     plan = schedule(jobs, lambda job, start: [10, 7, 5, 3, 3][job])
-    assert plan.start == [0, 0, 0, 13, 10]
+    assert plan.start == [0, 0, 0, 10, 13]
     assert plan.reason[3:] == [RESOURCE, RESOURCE]
 
 

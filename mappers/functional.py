@@ -1,0 +1,638 @@
+"""Run a lowered program on data: `execute`, and `verify` against the graph's own result.
+
+Every place holds, of every tensor, numbers and a mark for each element of how much of it is there.
+Tasks run in the order of the program. A task reads only what is complete in its own place and was
+put there by tasks that it waits for (``after``, directly or through others); it computes its slice
+of its operator by `neardata.workloads.semantics`. So a program fails, with the task and the slices named,
+that drops, doubles or misplaces a tile, moves data too late or to the wrong place, or leaves out a
+dependency.
+
+The mark of an element is a 64-bit number: each index k of a sum has a random one, and those of all k (and
+of a bias) add up to `COMPLETE`. Partial sums add their marks, so that a tile of k that is missing, or there
+twice, gives another number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neardata.sim.program import Collective, Operand, Program, Slices, Task, Transfer
+from neardata.workloads import semantics
+from neardata.workloads.graph import Graph, Operator, Tensor
+from neardata.workloads.precision import INTEGERS
+from neardata.workloads.semantics import Quantised, Value, Values
+
+Marks = NDArray[np.uint64]
+COMPLETE = np.uint64(0x9E3779B97F4A7C15)
+"""Mark of an element that is all there."""
+NOTHING = np.uint64(0)
+MATRIX_KINDS = ("linear", "expert_linear", "head_linear", "attention")
+"""Kinds whose every output is computed once in all places together; others may be repeated."""
+
+
+class ProgramError(ValueError):
+    """A program that does not compute its graph. The message names task, tensor, slices and place."""
+
+
+@dataclass
+class _Cell:
+    """A tensor in a place."""
+
+    value: Any
+    """Array or `Quantised`, of the tensor's whole shape."""
+    mark: Marks
+    writers: list[tuple[int, tuple[slice, ...], bool]] = field(default_factory=list)
+    """Task number, what it wrote, by adding?"""
+
+
+def execute(
+    program: Program,
+    graph: Graph,
+    values: Mapping[str, Any],
+    *,
+    reach: Mapping[str, Sequence[str]] | None = None,
+) -> Values:
+    """All tensors that the tasks of a program compute, put together from all places.
+
+    Args:
+        values: of the tensors that are there at the start, as for `semantics.execute`.
+        reach: places that a unit reads and writes besides its own.
+
+    Raises:
+        ProgramError: a task reads what is not in its place, or not complete, or put there by a task that it
+            does not wait for; writes what is there; an element of a result is missing or differs between
+            places; an output of a matrix operator is computed other than once.
+        ValueError: a value is missing or has another shape.
+
+    >>> from neardata.sim.program import MatMul
+    >>> from neardata.workloads.precision import Format
+    >>> graph = Graph("one product", "decode", 1)
+    >>> for name, shape in {"x": (1, 2), "w": (2, 2), "y": (1, 2)}.items():
+    ...     _ = graph.tensor(name, shape, Format("int32"), "weight" if name == "w" else "activation")
+    >>> graph.add(Operator("product", "linear", ("x", "w"), ("y",), {"m": 1, "n": 2, "k": 2}))
+    >>> x, w, y = (Operand(name, "gpu", 0) for name in "xwy")
+    >>> task = Task("product", "gpu", MatMul(1, 2, 2), operator="product", reads=(x, w), writes=(y,))
+    >>> program = Program("product", "one gpu", (task,), placement=(x, w))
+    >>> execute(program, graph, {"x": np.array([[1, 2]]), "w": np.array([[3, 4], [5, 6]])})
+    {'y': array([[11, 17]])}
+    """
+    return _Run(program, graph, values, reach or {}).results()
+
+
+def verify(
+    program: Program,
+    graph: Graph,
+    values: Mapping[str, Any],
+    *,
+    tolerance: float = 1e-9,
+    reach: Mapping[str, Sequence[str]] | None = None,
+) -> float:
+    """Check that a program computes what its graph does.
+
+    Args:
+        tolerance: largest difference over the largest magnitude of a tensor in floating point (sums in
+            another order); integers must be equal.
+
+    Returns:
+        the largest such difference.
+
+    Raises:
+        ProgramError: as `execute`, or a tensor that differs.
+    """
+    results = execute(program, graph, values, reach=reach)
+    expected = semantics.execute(graph, values)
+    worst = 0.0
+    for name, value in results.items():
+        got, want = semantics.dequantised(value), semantics.dequantised(expected[name])
+        largest = max(float(np.abs(want).max(initial=0.0)), 1e-300)
+        error = float(np.abs(got - want).max(initial=0.0)) / largest
+        allowed = 0.0 if _exact(graph, name) else tolerance
+        if not error <= allowed:
+            raise ProgramError(f"tensor '{name}' differs from the graph's by {error:.3g}, at most {allowed}")
+        worst = max(worst, error)
+    return worst
+
+
+def _exact(graph: Graph, name: str) -> bool:
+    """Integers from integers."""
+    format = graph.tensors[name].format
+    return format.dtype in INTEGERS and format.group is None
+
+
+class _Run:
+    def __init__(
+        self, program: Program, graph: Graph, values: Mapping[str, Any], reach: Mapping[str, Sequence[str]]
+    ) -> None:
+        self.program, self.graph, self.values, self.reach = program, graph, values, reach
+        self.cells: dict[tuple[str, str], _Cell] = {}
+        self.computed: dict[str, Marks] = {}
+        """Of outputs of matrix operators, the marks computed in all places together."""
+        self.waits = _ancestors(program)
+        for operand in program.placement:
+            self.put_at_start(operand)
+        for number, task in enumerate(program.tasks):
+            self.number, self.task = number, task
+            try:
+                with np.errstate(over="ignore"):  # marks wrap around
+                    self.run(task)
+            except ProgramError:
+                raise
+            except ValueError as error:
+                raise ProgramError(f"task '{task.name}': {error}") from None
+
+    # --- what is where
+
+    def tensor(self, name: str) -> Tensor:
+        if name not in self.graph.tensors:
+            raise ProgramError(f"tensor '{name}' is not in the graph")
+        return self.graph.tensors[name]
+
+    def cell(self, place: str, name: str) -> _Cell:
+        key = place, name
+        if key not in self.cells:
+            tensor = self.tensor(name)
+            value: Any
+            if tensor.format.group is not None:
+                groups = -(-tensor.shape[-1] // tensor.format.group)
+                data = np.zeros(tensor.shape, dtype=np.int64)
+                value = Quantised(data, np.zeros((*tensor.shape[:-1], groups)), tensor.format.group)
+            else:
+                integer = tensor.format.dtype in INTEGERS
+                value = np.zeros(tensor.shape, dtype=np.int64 if integer else np.float64)
+            self.cells[key] = _Cell(value, np.zeros(tensor.shape, dtype=np.uint64))
+        return self.cells[key]
+
+    def put_at_start(self, operand: Operand) -> None:
+        """What the placement says; rows of a cache that the graph appends are not there yet."""
+        tensor = self.tensor(operand.tensor)
+        producer = self.graph.producer(operand.tensor)
+        appended = producer is not None and self.graph[producer].kind == "kv_append"
+        if producer is not None and not appended:
+            raise ProgramError(f"placement: tensor '{operand.tensor}' is computed by operator '{producer}'")
+        if operand.tensor not in self.values and not appended:
+            raise ProgramError(f"placement: there is no value for tensor '{operand.tensor}'")
+        value = semantics.stored(self.values.get(operand.tensor, np.zeros(tensor.shape)), tensor)
+        cell, index = self.cell(operand.place, operand.tensor), self.index(operand)
+        _assign(cell.value, index, value[index])
+        cell.mark[index] = COMPLETE
+        if producer is not None and appended:
+            cell.mark[self.new_rows(self.graph[producer])] = NOTHING
+
+    def new_rows(self, operator: Operator) -> NDArray[np.int64]:
+        return semantics.rows_of_new_tokens(operator["queries"], operator["context"])
+
+    def index(self, operand: Operand) -> tuple[slice, ...]:
+        """The slices of an operand."""
+        shape = self.tensor(operand.tensor).shape
+        slices = operand.slices if operand.slices is not None else tuple((0, size) for size in shape)
+        fits = len(slices) == len(shape) and all(
+            0 <= low <= high <= size for (low, high), size in zip(slices, shape, strict=False)
+        )
+        if not fits:
+            raise self.error(operand, f"is not in the shape {shape}")
+        return tuple(slice(low, high) for low, high in slices)
+
+    def error(self, operand: Operand, message: str) -> ProgramError:
+        task = f"task '{self.task.name}': " if hasattr(self, "task") else "placement: "
+        return ProgramError(f"{task}{_told(operand.tensor, operand.slices)} in '{operand.place}' {message}")
+
+    def check_place(self, operand: Operand) -> None:
+        unit = self.task.unit
+        if operand.place != unit and operand.place not in self.reach.get(unit, ()):
+            raise self.error(operand, f"is out of reach of unit '{unit}'")
+
+    def check_read(self, operand: Operand, *, partial: bool = False) -> None:
+        """All of an operand is complete, and was put there by tasks waited for."""
+        index = self.index(operand)
+        cell = self.cells.get((operand.place, operand.tensor))
+        held = None if cell is None else cell.mark[index]
+        if cell is None or held is None or (held == NOTHING).any():
+            missing = "nothing" if cell is None or held is None else _count(held == NOTHING)
+            raise self.error(
+                operand, f"is read, but is not there ({missing} missing)".replace("nothing", "all")
+            )
+        if not partial and (held != COMPLETE).any():
+            raise self.error(operand, f"is read, but its sums are not complete ({_count(held != COMPLETE)})")
+        self.check_waits(operand, cell, index, among=lambda added: True)
+
+    def check_waits(
+        self, operand: Operand, cell: _Cell, index: tuple[slice, ...], among: Callable[[bool], bool]
+    ) -> None:
+        for writer, wrote, added in cell.writers:
+            if among(added) and _overlap(wrote, index) and not self.waits[self.number] >> writer & 1:
+                name = self.program.tasks[writer].name
+                raise self.error(operand, f"comes from task '{name}', which it does not wait for")
+
+    def write(self, operand: Operand, value: Any, mark: Any, index: tuple[slice, ...]) -> None:
+        """Numbers and marks into a place."""
+        cell = self.cell(operand.place, operand.tensor)
+        there = cell.mark[index] != NOTHING
+        if operand.add:
+            self.check_waits(operand, cell, index, among=lambda added: not added)
+            if isinstance(cell.value, Quantised):
+                raise self.error(operand, "is kept with scales: partial sums cannot be added")
+            cell.value[index] += value
+            cell.mark[index] += mark
+        else:
+            if there.any():
+                raise self.error(operand, f"is written, but is there already ({_count(there)})")
+            if isinstance(cell.value, Quantised) and not isinstance(value, Quantised):
+                if (mark != COMPLETE).any():
+                    raise self.error(operand, "is kept with scales: a partial sum cannot be")
+                value = semantics.quantise(value, self.tensor(operand.tensor).format)
+            _assign(cell.value, index, value)
+            cell.mark[index] = mark
+        cell.writers.append((self.number, index, operand.add))
+
+    # --- tasks
+
+    def run(self, task: Task) -> None:
+        if isinstance(task.kernel, Transfer | Collective):
+            self.move(task)
+            return
+        for operand in task.reads:
+            self.check_place(operand)
+            self.check_read(operand)
+        if not task.writes:
+            return
+        if task.operator not in {operator.name for operator in self.graph}:
+            raise ProgramError(f"task '{task.name}': operator '{task.operator}' is not in the graph")
+        operator = self.graph[task.operator]
+        for operand in task.writes:
+            self.check_place(operand)
+            if operand.tensor not in operator.outputs:
+                raise self.error(operand, f"is not an output of operator '{operator.name}'")
+            if operator.kind == "kv_append":
+                self.append(operator, operand)
+                continue
+            for value, mark, index in _EVALUATE.get(operator.kind, _whole)(self, operator, operand):
+                self.write(operand, value, mark, index)
+                if operator.kind in MATRIX_KINDS:
+                    shape = self.tensor(operand.tensor).shape
+                    marks = self.computed.setdefault(operand.tensor, np.zeros(shape, dtype=np.uint64))
+                    marks[index] += mark
+
+    def move(self, task: Task) -> None:
+        """Transfers and collectives: what is written is what is read, added up where several places have it
+        and it is written by ``all_reduce``."""
+        reduce = isinstance(task.kernel, Collective) and task.kernel.operation == "all_reduce"
+        parts: dict[str, _Cell] = {}
+        for operand in task.reads:
+            self.check_read(operand, partial=True)
+            source = self.cells[operand.place, operand.tensor]
+            part = parts.setdefault(operand.tensor, self.empty(operand.tensor))
+            index = self.index(operand)
+            there = part.mark[index] != NOTHING
+            if reduce and there.any():
+                if isinstance(part.value, Quantised):
+                    raise self.error(operand, "is kept with scales: partial sums cannot be added")
+                part.value[index] += source.value[index]
+                part.mark[index] += source.mark[index]
+                continue
+            if there.any() and not (part.mark[index][there] == source.mark[index][there]).all():
+                raise self.error(operand, "is read twice, and is not the same")
+            _assign(part.value, index, source.value[index])
+            part.mark[index] = source.mark[index]
+        for operand in task.writes:
+            index = self.index(operand)
+            if operand.tensor not in parts or (parts[operand.tensor].mark[index] == NOTHING).any():
+                raise self.error(operand, "is written, but the task does not read it")
+            part = parts[operand.tensor]
+            target = self.cells.get((operand.place, operand.tensor))
+            if target is not None and not operand.add:
+                self.replace(operand, part, target, index, reduce=reduce)
+            self.write(operand, part.value[index], part.mark[index].copy(), index)
+
+    def replace(
+        self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool
+    ) -> None:
+        """A collective ends where its own operands lie; the same data may also be sent again."""
+        before = [o for o in self.task.reads if (o.place, o.tensor) == (operand.place, operand.tensor)]
+        for own in before:
+            inside = tuple(
+                slice(max(a.start, b.start), max(min(a.stop, b.stop), a.start, b.start))
+                for a, b in zip(index, self.index(own), strict=True)
+            )
+            target.mark[inside] = NOTHING
+        again = (target.mark[index] == part.mark[index]) & (target.mark[index] == COMPLETE)
+        if again.any():
+            marks = target.mark[index]
+            marks[again] = NOTHING
+            target.mark[index] = marks
+
+    def empty(self, name: str) -> _Cell:
+        """Nothing of a tensor."""
+        key = ("", name)
+        self.cells.pop(key, None)
+        cell = self.cell(*key)
+        del self.cells[key]
+        return cell
+
+    def append(self, operator: Operator, operand: Operand) -> None:
+        """New rows into a cache, those that are inside the operand's slices."""
+        rows = self.new_rows(operator)
+        index = self.index(operand)
+        inside = (rows >= index[0].start) & (rows < index[0].stop)
+        new = self.read(operator.inputs[0]).reshape(len(rows), *self.tensor(operand.tensor).shape[1:])
+        for number, row in zip(np.flatnonzero(inside), rows[inside], strict=True):
+            one = (slice(int(row), int(row) + 1), *index[1:])
+            value = new[(slice(number, number + 1), *index[1:])]
+            if np.isnan(value).any():
+                raise self.error(operand, f"needs more of '{operator.inputs[0]}' than the task reads")
+            self.write(operand, value, COMPLETE, one)
+
+    def results(self) -> Values:
+        """Every tensor that operators made, complete."""
+        for name, marks in self.computed.items():
+            wrong = marks != COMPLETE
+            if wrong.any():
+                raise ProgramError(
+                    f"tensor '{name}': {_count(wrong)} not computed exactly once, first at {_first(wrong)}"
+                )
+        out: Values = {}
+        for operator in self.graph:
+            for name in operator.outputs:
+                value = self.gathered(name)
+                if value is not None:
+                    out[name] = value
+                elif not any(name in other.inputs for other in self.graph):
+                    raise ProgramError(f"tensor '{name}', a result of the graph, is not computed")
+        return out
+
+    def gathered(self, name: str) -> Value | None:
+        """A tensor from the places that have parts of it; None where no task has touched it."""
+        tensor = self.tensor(name)
+        found = self.empty(name)
+        touched = False
+        for (place, other), cell in self.cells.items():
+            if other != name:
+                continue
+            touched = touched or bool(cell.writers)
+            done = cell.mark == COMPLETE
+            both = done & (found.mark == COMPLETE)
+            mine, others = semantics.dequantised(cell.value), semantics.dequantised(found.value)
+            if both.any() and not np.allclose(mine[both], others[both], rtol=1e-9, atol=1e-12):
+                raise ProgramError(f"tensor '{name}' is not the same in '{place}' as elsewhere")
+            _merge(found, cell, done)
+        if not touched:
+            return None
+        missing = found.mark != COMPLETE
+        if missing.any():
+            raise ProgramError(
+                f"tensor '{name}': {_count(missing)} never complete, first at {_first(missing)}"
+            )
+        return semantics.stored(found.value, tensor)
+
+    # --- inputs of an operator
+
+    def read(self, name: str) -> Any:
+        """All of a tensor as numbers, NaN where the task does not read it (integers: must be all read)."""
+        shape = self.tensor(name).shape
+        seen = np.zeros(shape, dtype=bool)
+        value: Any = None
+        for operand in self.task.reads:
+            if operand.tensor == name:
+                index = self.index(operand)
+                whole = self.cells[operand.place, name].value
+                if value is None:
+                    value = np.full(shape, np.nan)
+                    if not isinstance(whole, Quantised) and np.issubdtype(whole.dtype, np.integer):
+                        value = np.zeros(shape, dtype=np.int64)
+                value[index] = (
+                    semantics.dequantised(whole[index]) if isinstance(whole, Quantised) else whole[index]
+                )
+                seen[index] = True
+        if value is None or (value.dtype == np.int64 and not seen.all()):
+            raise ProgramError(f"task '{self.task.name}' needs all of '{name}', which it does not read")
+        return value
+
+    def part(self, name: str, index: tuple[slice, ...]) -> Any:
+        """A slice of an input; all of it must be among what the task reads in one place."""
+        seen = np.zeros(tuple(i.stop - i.start for i in index), dtype=bool)
+        found = self.empty(name)
+        for operand in self.task.reads:
+            if operand.tensor != name:
+                continue
+            common = tuple(
+                slice(max(a.start, b.start), min(a.stop, b.stop))
+                for a, b in zip(index, self.index(operand), strict=True)
+            )
+            if any(c.start >= c.stop for c in common):
+                continue
+            _assign(found.value, common, self.cells[operand.place, name].value[common])
+            local = tuple(
+                slice(c.start - i.start, c.stop - i.start) for c, i in zip(common, index, strict=True)
+            )
+            seen[local] = True
+        if not seen.all():
+            told = _told(name, tuple((i.start, i.stop) for i in index))
+            raise ProgramError(f"task '{self.task.name}' needs {told}, which it does not read")
+        return found.value[index]
+
+    def slices_read(self, name: str) -> list[tuple[slice, ...]]:
+        return [self.index(operand) for operand in self.task.reads if operand.tensor == name]
+
+
+# --- slices of operators --------------------------------------------------------------------------
+
+Made = Iterable[tuple[Any, Any, tuple[slice, ...]]]
+"""Numbers, marks, and where they go."""
+
+
+def _linear(run: _Run, operator: Operator, operand: Operand) -> Made:
+    rows, columns = index = run.index(operand)
+    x, w = operator.inputs[:2]
+    marks = marks_of_k(operator["k"], bias=len(operator.inputs) > 2)
+    value: Any = 0
+    mark = NOTHING
+    for k in _ranges(run, w, columns):
+        value = value + semantics.linear(run.part(x, (rows, k)), run.part(w, (columns, k)))
+        mark = mark + marks[k].sum(dtype=np.uint64)
+    if len(operator.inputs) > 2 and run.slices_read(operator.inputs[2]):
+        value = value + semantics.dequantised(run.part(operator.inputs[2], (columns,)))
+        mark = mark + marks[-1]
+    if not mark:
+        raise run.error(operand, f"is written, but the task reads none of '{w}' for it")
+    yield value, mark, index
+
+
+def _expert_linear(run: _Run, operator: Operator, operand: Operand) -> Made:
+    rows, columns = run.index(operand)
+    x, w = operator.inputs[:2]
+    marks = marks_of_k(operator["k"])
+    first = 0
+    for expert, count in enumerate(operator["tokens"]):
+        mine = slice(max(first, rows.start), min(first + count, rows.stop))
+        first += count
+        if mine.start >= mine.stop:
+            continue
+        value: Any = 0
+        mark = NOTHING
+        for k in _ranges(run, w, columns, expert):
+            weights = run.part(w, (slice(expert, expert + 1), columns, k))
+            value = value + semantics.linear(run.part(x, (mine, k)), weights[0])
+            mark = mark + marks[k].sum(dtype=np.uint64)
+        if not mark:
+            raise run.error(operand, f"is written, but the task reads none of '{w}' for expert {expert}")
+        yield value, mark, (mine, columns)
+
+
+def _ranges(run: _Run, weight: str, columns: slice, expert: int | None = None) -> list[slice]:
+    """Ranges of k of which the task reads weights of these columns (and of this expert)."""
+    found = set()
+    for read in run.slices_read(weight):
+        n, k = read[-2:]
+        mine = expert is None or read[0].start <= expert < read[0].stop
+        if mine and n.start < columns.stop and n.stop > columns.start:
+            found.add((k.start, k.stop))
+    return [slice(*k) for k in sorted(found)]
+
+
+def _head_linear(run: _Run, operator: Operator, operand: Operand) -> Made:
+    rows, columns = index = run.index(operand)
+    n, k = operator["n"], operator["k"]
+    if columns.start % n or columns.stop % n:
+        raise run.error(operand, f"cuts a head of {n} columns")
+    heads = slice(columns.start // n, columns.stop // n)
+    x = run.part(operator.inputs[0], (rows, slice(heads.start * k, heads.stop * k)))
+    w = run.part(operator.inputs[1], (heads, slice(0, n), slice(0, k)))
+    yield semantics.head_linear(x, w), COMPLETE, index
+
+
+def _attention(run: _Run, operator: Operator, operand: Operand) -> Made:
+    """Whole sequences of some heads."""
+    rows, columns = run.index(operand)
+    heads, kv_heads, qk, v = (operator[d] for d in ("heads", "kv_heads", "qk", "v"))
+    if columns.start % v or columns.stop % v:
+        raise run.error(operand, f"cuts a head of {v} columns")
+    mine = slice(columns.start // v, columns.stop // v)
+    group = heads // kv_heads
+    shared = slice(mine.start // group, -(-mine.stop // group))
+    if (mine.start % group or mine.stop % group) and shared.stop - shared.start > 1:
+        raise run.error(operand, f"cuts groups of {group} heads that share keys")
+    table = bool(operator.attributes.get("bias"))
+    caches = operator.inputs[1:-1] if table else operator.inputs[1:]
+    covered = 0
+    for q, c, query_positions, key_positions in semantics.sequences(operator):
+        if q.stop <= rows.start or q.start >= rows.stop:
+            continue
+        if q.start < rows.start or q.stop > rows.stop:
+            raise run.error(operand, "cuts a sequence")
+        queries = run.part(operator.inputs[0], (q, slice(mine.start * qk, mine.stop * qk)))
+        parts = [queries]
+        for cache in caches:
+            width = run.tensor(cache).shape[2]
+            parts.append(run.part(cache, (c, shared, slice(0, width))))
+        if table:
+            parts.append(
+                run.part(operator.inputs[-1], (slice(0, run.tensor(operator.inputs[-1]).shape[0]), mine))
+            )
+        dims = {
+            "heads": mine.stop - mine.start, "kv_heads": shared.stop - shared.start, "qk": qk, "v": v,
+            "queries": (len(query_positions),), "context": (len(key_positions),),
+        }  # fmt: skip
+        part = replace(operator, dims=dims)
+        yield semantics.attention(part, *parts), COMPLETE, (q, columns)
+        covered += q.stop - q.start
+    if covered != rows.stop - rows.start:
+        raise run.error(operand, "cuts a sequence")
+
+
+def _whole(run: _Run, operator: Operator, operand: Operand) -> Made:
+    """Other kinds: computed whole from what the task reads; what is written must not need the rest."""
+    index = run.index(operand)
+    inputs = [run.read(name) for name in operator.inputs]
+    outputs: tuple[Any, ...]
+    with np.errstate(invalid="ignore"):
+        if operator.kind == "route" and operator.outputs[0] in run.values:
+            ids = np.asarray(run.values[operator.outputs[0]])
+            outputs = semantics.route(operator, inputs[0], inputs[1] if len(inputs) > 1 else None, ids)
+        else:
+            outputs = semantics.evaluate(operator, *inputs)
+    value = outputs[operator.outputs.index(operand.tensor)][index]
+    if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
+        raise run.error(operand, "needs more of the inputs than the task reads")
+    yield value, COMPLETE, index
+
+
+_EVALUATE: dict[str, Callable[[_Run, Operator, Operand], Made]] = {
+    "linear": _linear,
+    "expert_linear": _expert_linear,
+    "head_linear": _head_linear,
+    "attention": _attention,
+}
+
+
+# --- marks, slices, messages ----------------------------------------------------------------------
+
+
+def marks_of_k(k: int, *, bias: bool = False) -> Marks:
+    """Random marks of k indices (and of a bias, last) that add up to `COMPLETE`.
+
+    >>> bool(marks_of_k(5).sum(dtype=np.uint64) == COMPLETE)
+    True
+    """
+    count = k + bias
+    marks = np.random.default_rng(k).integers(1, 2**64 - 1, count, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        marks[0] += COMPLETE - marks.sum(dtype=np.uint64)
+    return marks
+
+
+def _ancestors(program: Program) -> list[int]:
+    """Of each task, a bit for every task that it waits for, directly or not."""
+    number: dict[str, int] = {}
+    out: list[int] = []
+    for i, task in enumerate(program.tasks):
+        mask = 0
+        for name in task.after:
+            mask |= 1 << number[name] | out[number[name]]
+        number[task.name] = i
+        out.append(mask)
+    return out
+
+
+def _assign(target: Any, index: tuple[slice, ...], value: Any) -> None:
+    if not isinstance(target, Quantised):
+        target[index] = value
+        return
+    if not isinstance(value, Quantised):
+        raise ProgramError("numbers without scales for a tensor that is kept with them")
+    target.data[index] = value.data
+    last = index[-1]
+    groups = slice(last.start // target.group, -(-last.stop // target.group))
+    target.scales[(*index[:-1], groups)] = value.scales
+
+
+def _merge(found: _Cell, cell: _Cell, done: NDArray[np.bool_]) -> None:
+    """The complete elements of a cell into another."""
+    if isinstance(cell.value, Quantised):
+        found.value.data[done] = cell.value.data[done]
+        group = cell.value.group
+        firsts = done[..., ::group]
+        found.value.scales[firsts] = cell.value.scales[firsts]
+    else:
+        found.value[done] = cell.value[done]
+    found.mark[done] = COMPLETE
+
+
+def _overlap(a: tuple[slice, ...], b: tuple[slice, ...]) -> bool:
+    return all(p.start < q.stop and q.start < p.stop for p, q in zip(a, b, strict=True))
+
+
+def _told(tensor: str, slices: Slices | None) -> str:
+    """As a person writes it: ``w[0:4, 8:16]``."""
+    return tensor + ("" if slices is None else f"[{', '.join(f'{low}:{high}' for low, high in slices)}]")
+
+
+def _count(wrong: NDArray[np.bool_]) -> str:
+    return f"{int(wrong.sum())} of {wrong.size} elements"
+
+
+def _first(wrong: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(i[0]) for i in np.nonzero(wrong))

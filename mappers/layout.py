@@ -1,0 +1,193 @@
+"""Where each weight of a matrix in the banks lies: channel, bank, row, column, lane; and back.
+
+`AimWeights`, `HbmPimWeights` and `AttAccWeights` are the layouts that the programs of
+`neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on, written down apart
+from them. Keys lie like a matrix of positions x width, values like one of width x positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Ints = NDArray[np.int64]
+Places = Mapping[str, Ints]
+"""``channel``, the device's levels below it, ``row``, ``column`` (a burst) and ``lane``."""
+
+LANES = 16
+"""16-bit values of a burst, on all three devices."""
+
+
+class Layout(Protocol):
+    """Of an n x k matrix."""
+
+    n: int
+    k: int
+    channels: int
+
+    def place(self, output: ArrayLike, input: ArrayLike) -> Places:
+        """Of the weights w[output, input]; arrays that broadcast."""
+        ...
+
+    def element(self, places: Places) -> tuple[Ints, Ints]:
+        """Output and input of the weights in these places. Places that hold none give an output of at
+        least n or an input of at least k."""
+        ...
+
+
+@dataclass(frozen=True)
+class AimWeights:
+    """GDDR6-AiM: an output a bank.
+
+    >>> layout = AimWeights(n=100, k=100, channels=2)
+    >>> {name: int(value) for name, value in layout.place(50, 17).items()}
+    {'channel': 1, 'bank_group': 0, 'bank': 2, 'row': 0, 'column': 8, 'lane': 1}
+    """
+
+    n: int
+    k: int
+    channels: int
+    columns: int = 64
+    """Bursts of a row."""
+    own_rows: bool = False
+    """Outputs of a bank do not share rows."""
+
+    @property
+    def bursts(self) -> int:
+        """Of an output's weights."""
+        return -(-self.k // LANES)
+
+    @property
+    def segments(self) -> int:
+        """Rows of an output's weights."""
+        return -(-self.bursts // self.columns)
+
+    @property
+    def share(self) -> int:
+        """Outputs of a bank in a row."""
+        return 1 if self.own_rows else max(self.columns // self.bursts, 1)
+
+    def place(self, output: ArrayLike, input: ArrayLike) -> Places:
+        """See `Layout`."""
+        output, input = np.broadcast_arrays(np.asarray(output), np.asarray(input))
+        block, bank = np.divmod(output, 16)
+        number, channel = np.divmod(block, self.channels)
+        burst, lane = np.divmod(input, LANES)
+        segment, column = np.divmod(burst, self.columns)
+        row, beside = np.divmod(number, self.share)
+        return {
+            "channel": channel, "bank_group": bank // 4, "bank": bank % 4,
+            "row": row * self.segments + segment, "column": beside * self.bursts + column, "lane": lane,
+        }  # fmt: skip
+
+    def element(self, places: Places) -> tuple[Ints, Ints]:
+        """See `Layout`."""
+        row, segment = np.divmod(places["row"], self.segments)
+        beside, column = np.divmod(places["column"], self.bursts if self.segments == 1 else self.columns)
+        block = (row * self.share + beside) * self.channels + places["channel"]
+        output = block * 16 + places["bank_group"] * 4 + places["bank"]
+        unused = beside >= self.share
+        input = (segment * self.columns + column) * LANES + places["lane"]
+        return output, np.where(unused, self.k, input)
+
+
+@dataclass(frozen=True)
+class HbmPimWeights:
+    """HBM-PIM: 8 outputs a processing unit; input tiles of 128 in even and odd banks in turn.
+
+    >>> layout = HbmPimWeights(n=100, k=300, channels=2)
+    >>> [int(value) for value in layout.place(65, 130).values()]
+    [1, 0, 0, 1, 0, 1, 2]
+    """
+
+    n: int
+    k: int
+    channels: int
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of an output tile in each bank."""
+        return 2 * -(-self.k // 256)
+
+    def place(self, output: ArrayLike, input: ArrayLike) -> Places:
+        """See `Layout`."""
+        output, input = np.broadcast_arrays(np.asarray(output), np.asarray(input))
+        block, inside = np.divmod(output, 64)
+        tile, channel = np.divmod(block, self.channels)
+        unit, register = np.divmod(inside, 8)
+        input_tile, inside = np.divmod(input, 128)
+        entry, lane = np.divmod(inside, LANES)
+        half, column = np.divmod(entry * 8 + register, 32)
+        return {
+            "channel": channel, "bank_group": unit // 2, "pim_unit": unit % 2, "bank": input_tile % 2,
+            "row": tile * self.tile_rows + input_tile // 2 * 2 + half, "column": column, "lane": lane,
+        }  # fmt: skip
+
+    def element(self, places: Places) -> tuple[Ints, Ints]:
+        """See `Layout`."""
+        tile, row = np.divmod(places["row"], self.tile_rows)
+        entry, register = np.divmod(row % 2 * 32 + places["column"], 8)
+        unit = places["bank_group"] * 2 + places["pim_unit"]
+        output = (tile * self.channels + places["channel"]) * 64 + unit * 8 + register
+        input_tile = row // 2 * 2 + places["bank"]
+        return output, input_tile * 128 + entry * LANES + places["lane"]
+
+
+@dataclass(frozen=True)
+class AttAccWeights:
+    """AttAcc, a unit per bank: an output a bank group, its inputs over the group's banks.
+
+    >>> layout = AttAccWeights(n=100, k=300, channels=2)
+    >>> [int(value) for value in layout.place(33, 130).values()]
+    [0, 0, 0, 1, 0, 0, 7, 2]
+    """
+
+    n: int
+    k: int
+    channels: int
+
+    @property
+    def segments(self) -> int:
+        """Of 2048 inputs."""
+        return -(-self.k // 2048)
+
+    @property
+    def last(self) -> int:
+        """Bursts of each bank in the last segment."""
+        return -(-(self.k - 2048 * (self.segments - 1)) // 64)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of 16 lines."""
+        return 16 * (self.segments - 1) + -(-16 * self.last // 32)
+
+    def place(self, output: ArrayLike, input: ArrayLike) -> Places:
+        """See `Layout`."""
+        output, input = np.broadcast_arrays(np.asarray(output), np.asarray(input))
+        line, group = np.divmod(output, 16)
+        number, channel = np.divmod(line, self.channels)
+        block, line = np.divmod(number, 16)
+        part, inside = np.divmod(input, 64)
+        bank, lane = np.divmod(inside, LANES)
+        segment, part = np.divmod(part, 32)
+        parts = np.where(segment < self.segments - 1, 32, self.last)
+        row, column = np.divmod(line * parts + part, 32)
+        return {
+            "channel": channel, "pseudo_channel": group // 8, "rank": group // 4 % 2, "bank_group": group % 4,
+            "bank": bank, "row": block * self.block_rows + segment * 16 + row, "column": column, "lane": lane,
+        }  # fmt: skip
+
+    def element(self, places: Places) -> tuple[Ints, Ints]:
+        """See `Layout`."""
+        block, row = np.divmod(places["row"], self.block_rows)
+        segment = np.minimum(row // 16, self.segments - 1)
+        parts = np.where(segment < self.segments - 1, 32, self.last)
+        line, part = np.divmod((row - segment * 16) * 32 + places["column"], parts)
+        group = places["pseudo_channel"] * 8 + places["rank"] * 4 + places["bank_group"]
+        output = ((block * 16 + line) * self.channels + places["channel"]) * 16 + group
+        input = (segment * 32 + part) * 64 + places["bank"] * LANES + places["lane"]
+        return np.where(line < 16, output, self.n), input

@@ -1,0 +1,137 @@
+"""Every weight has a place of its own, and the programs compute with what lies there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neardata.mappers.bank_data import DataError, multiply
+from neardata.mappers.layout import AimWeights, AttAccWeights, HbmPimWeights
+from neardata.sim.dram import aim_matmul, attacc_matmul
+from neardata.sim.dram.program import Affine, ChannelGroup, Issue, Loop, Parallel, Phase, Program
+from neardata.sim.program import PimMatMul
+from neardata.sim.system.pim_programs import device_of, program_of
+
+LAYOUTS = {"gddr6-aim": AimWeights, "hbm-pim": HbmPimWeights, "attacc-hbm3": AttAccWeights}
+OWN = ("input-stationary own-rows", "row-stationary own-rows")
+ORDERS = {"gddr6-aim": aim_matmul.ORDERS + OWN, "hbm-pim": ("",), "attacc-hbm3": attacc_matmul.ORDERS}
+
+
+@pytest.mark.parametrize("device", LAYOUTS)
+@given(n=st.integers(1, 700), k=st.integers(1, 5000), channels=st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_places(device, n, k, channels):
+    k = min(k, 100_000 // n + 1)
+    layout, model = LAYOUTS[device](n, k, channels), device_of(device)
+    outputs, inputs = np.mgrid[:n, :k]
+    places = layout.place(outputs, inputs)
+    back = layout.element(places)
+    assert (back[0] == outputs).all() and (back[1] == inputs).all()
+    sizes = {"channel": channels, "row": model.organisation.row, "column": model.bursts_per_row, "lane": 16}
+    sizes |= dict(zip(model.levels[1:], model.counts[1:], strict=True))
+    assert list(places) == ["channel", *model.levels[1:], "row", "column", "lane"]
+    number = np.zeros((n, k), dtype=np.int64)
+    for name, values in places.items():
+        assert values.min() >= 0 and values.max() < sizes[name]
+        number = number * sizes[name] + values
+    assert len(np.unique(number)) == n * k
+
+
+@pytest.mark.parametrize("device", LAYOUTS)
+def test_places_that_hold_nothing(device):
+    """Of all places of the rows used, as many hold an element as there are elements."""
+    for n, k, channels in [(40, 70, 2), (130, 300, 3), (20, 2100, 1)]:
+        layout, model = LAYOUTS[device](n, k, channels), device_of(device)
+        rows = int(layout.place(np.arange(n)[:, None], np.arange(k)[None])["row"].max()) + 1
+        shape = (channels, *model.counts[1:], rows, model.bursts_per_row, 16)
+        index = np.indices(shape).reshape(len(shape), -1)
+        names = ["channel", *model.levels[1:], "row", "column", "lane"]
+        output, input = layout.element(dict(zip(names, index, strict=True)))
+        assert ((output < n) & (input < k)).sum() == n * k
+
+
+SHAPES = [(1, 1, 1, 1), (1, 33, 70, 2), (3, 50, 40, 1), (2, 70, 1100, 2), (2, 140, 129, 1), (1, 300, 2100, 1),
+          (3, 97, 61, 4), (2, 600, 65, 2)]  # fmt: skip
+CASES = [(d, o, *s) for d in ORDERS for o in ORDERS[d] for s in SHAPES]
+
+
+def operands(m, n, k, seed=0):
+    draw = np.random.default_rng(seed)
+    return draw.integers(-50, 50, (m, k)), draw.integers(-50, 50, (n, k))
+
+
+@pytest.mark.parametrize("device, order, m, n, k, channels", CASES)
+def test_programs_compute_the_product(device, order, m, n, k, channels):
+    kernel = PimMatMul(m, n, k, order)
+    x, w = operands(m, n, k)
+    y = multiply(kernel, program_of(kernel, device, channels), x, w)
+    assert (y == x @ w.T).all()
+
+
+def changed(steps, change):
+    """The steps with ``change`` applied to each one that it knows."""
+    out = []
+    for step in steps:
+        if isinstance(step, (Loop, Phase)):
+            step = replace(step, body=tuple(changed(step.body, change)))
+        elif isinstance(step, Parallel):
+            step = replace(step, streams=tuple(tuple(changed(s, change)) for s in step.streams))
+        out += change(step)
+    return out
+
+
+def shift(command, field):
+    def change(step):
+        if isinstance(step, Issue) and step.command == command and field in step.at:
+            a = step.at[field]
+            return [replace(step, at={**step.at, field: Affine(a.constant + 1, a.factors)})]
+        return [step]
+
+    return change
+
+
+def fewer(command):
+    def change(step):
+        if isinstance(step, Issue) and step.command == command and step.repeat > 1:
+            return [replace(step, repeat=step.repeat - 1)]
+        return [step]
+
+    return change
+
+
+def without(command):
+    return lambda step: [] if isinstance(step, Issue) and step.command == command else [step]
+
+
+def shorter(step):
+    return [replace(step, times=step.times - 1)] if isinstance(step, Loop) and step.times > 1 else [step]
+
+
+MISTAKES = {
+    "gddr6-aim": [shift("ACT16", "row"), shift("MAC16", "column"), fewer("MAC16"), fewer("WRGB"), shorter,
+                  without("WRMAC16"), without("RDMAC16"), without("PREA")],
+    "hbm-pim": [shift("ACTHAB", "row"), shift("RDPIM", "column"), fewer("RDPIM"), fewer("WRREG"), shorter,
+                without("WRPIM"), without("WRPIMON"), shift("RD", "column")],
+    "attacc-hbm3": [shift("ACTAB", "row"), shift("MACAB", "column"), fewer("MACAB"), fewer("WRGB"), shorter,
+                    without("MVSB"), without("PREA")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device, mistake", [(d, i) for d in MISTAKES for i in range(len(MISTAKES[d]))])
+def test_mistakes_in_a_program_show(device, mistake):
+    """The interpreter judges the steps: a wrong row, column or count gives an error or wrong numbers."""
+    kernel = PimMatMul(2, 300, 2200, "input-stationary" if device != "hbm-pim" else "")
+    x, w = operands(2, 300, 2200)
+    program = program_of(kernel, device, 1)
+    body = tuple(changed(program.groups[0].body, MISTAKES[device][mistake]))
+    assert body != program.groups[0].body
+    broken = Program(program.device, (ChannelGroup(1, body),))
+    try:
+        y = multiply(kernel, broken, x, w)
+    except (DataError, IndexError):
+        return
+    assert (y != x @ w.T).any()

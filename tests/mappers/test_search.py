@@ -1,0 +1,91 @@
+"""Mappings of a product: bounds hold, the best is found, what does not fit says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neardata.arch.errors import InputError
+from neardata.mappers.search import search
+from neardata.sim.dram.pim import run_program
+from neardata.sim.program import PimMatMul
+from neardata.sim.system.pim_programs import device_of, least_cycles, orders_of, program_of
+
+DEVICES = ("gddr6-aim", "hbm-pim", "attacc-hbm3")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@given(
+    m=st.integers(1, 4), n=st.integers(1, 900), k=st.integers(1, 2600), channels=st.integers(1, 5),
+    order=st.integers(0, 5),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_no_program_is_below_its_bound(device, m, n, k, channels, order):
+    orders = orders_of(device, k)
+    kernel = PimMatMul(m, n, k, orders[order % len(orders)])
+    program = program_of(kernel, device, channels)
+    cycles = run_program(program, device=device_of(device), refresh="none").cycles
+    least = least_cycles(kernel, device, channels)
+    assert least <= cycles
+    if least > 3000 and device != "hbm-pim":
+        assert cycles < 1.5 * least
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_best_is_the_best_of_all(device):
+    """Those that were not simulated are not faster."""
+    kernel = PimMatMul(2, 96, 1500)
+    found = search(kernel, device, 4)
+    times = []
+    for candidate in found:
+        part = replace(candidate.kernel, k=-(-kernel.k // candidate.k_parts))
+        program = program_of(part, device, candidate.channels // candidate.k_parts)
+        time = round(run_program(program, device=device_of(device)).cycles * device_of(device).tick_ps)
+        assert candidate.bound_ps <= time
+        assert candidate.time_ps in (None, time)
+        assert candidate.roofline_ps <= time
+        times.append(time)
+    assert found[0].time_ps == min(times)
+    simulated = [c.time_ps for c in found if c.time_ps is not None]
+    assert simulated == sorted(simulated) and len(simulated) < len(found)
+    assert {(c.channels, c.k_parts) for c in found} == {(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)}
+
+
+def test_a_flat_matrix_is_split_over_k():
+    """16 outputs keep one channel of AiM busy; with k split all are, until the sums cost more."""
+    kernel = PimMatMul(1, 16, 16384)
+    assert search(kernel, "gddr6-aim", 8)[0].k_parts == 8
+    dear = search(kernel, "gddr6-aim", 8, reduction=lambda parts, sums: 10**9)
+    assert dear[0].k_parts == 1
+
+
+def test_a_processor_beside_it():
+    kernel = PimMatMul(1, 256, 256)
+    fast = search(kernel, "gddr6-aim", 2, processor=lambda kernel: 1000)
+    assert fast[0].device == "processor" and all(c.time_ps is None for c in fast[1:])
+    slow = search(kernel, "gddr6-aim", 2, processor=lambda kernel: 10**9)
+    assert slow[0].device == "gddr6-aim" and slow[-1].reason == ""
+    assert [c.device for c in slow if c.time_ps == 10**9] == ["processor"]
+
+
+def test_what_does_not_fit():
+    kernel = PimMatMul(1, 1 << 17, 8192)
+    found = search(kernel, "gddr6-aim", 8, tensor="head.weight")
+    unfit = [c for c in found if c.reason]
+    assert unfit and found[0].time_ps is not None
+    assert max(c.channels for c in unfit) == 4
+    assert all(
+        c.reason.startswith("banks of 'gddr6-aim', tensor 'head.weight'") and "bytes" in c.reason
+        for c in unfit
+    )
+    assert found[-len(unfit) :] == unfit
+
+
+def test_bad_requests():
+    with pytest.raises(InputError, match="at least 1"):
+        search(PimMatMul(0, 1, 1), "hbm-pim", 1)
+    with pytest.raises(InputError, match="'sideways' is not"):
+        search(PimMatMul(1, 1, 1, "sideways"), "hbm-pim", 1)
