@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neardata.arch.precision import INTEGERS
 from neardata.sim.program import Collective, Operand, Program, Slices, Task, Transfer
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
-from neardata.workloads.precision import INTEGERS
 from neardata.workloads.semantics import Quantised, Value, Values
 
 Marks = NDArray[np.uint64]
@@ -70,7 +70,7 @@ def execute(
         ValueError: a value is missing or has another shape.
 
     >>> from neardata.sim.program import MatMul
-    >>> from neardata.workloads.precision import Format
+    >>> from neardata.arch.precision import Format
     >>> graph = Graph("one product", "decode", 1)
     >>> for name, shape in {"x": (1, 2), "w": (2, 2), "y": (1, 2)}.items():
     ...     _ = graph.tensor(name, shape, Format("int32"), "weight" if name == "w" else "activation")
@@ -211,7 +211,9 @@ class _Run:
         index = self.index(operand)
         cell = self.cells.get((operand.place, operand.tensor))
         held = None if cell is None else cell.mark[index]
-        if cell is None or held is None or (held == NOTHING).any():
+        # a partial sum may be of nothing: a slot without any expert of a token adds none
+        added = partial and cell is not None and any(add for _, _, add in cell.writers)
+        if cell is None or held is None or ((held == NOTHING).any() and not added):
             missing = "nothing" if cell is None or held is None else _count(held == NOTHING)
             raise self.error(
                 operand, f"is read, but is not there ({missing} missing)".replace("nothing", "all")
@@ -397,6 +399,8 @@ class _Run:
         if not touched:
             return None
         missing = found.mark != COMPLETE
+        if missing.all() and name in self.computed:  # partial sums that were never added up: used as they are
+            return None
         if missing.any():
             raise ProgramError(
                 f"tensor '{name}': {_count(missing)} never complete, first at {_first(missing)}"

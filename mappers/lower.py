@@ -134,8 +134,14 @@ class _Lowering:
                 after = results + after
             self.tasks.append(
                 Task(
-                    named(task.name, step), task.unit, task.kernel, after, task.operators, task.reads, task.writes
-                )  # fmt: skip
+                    named(task.name, step),
+                    task.unit,
+                    task.kernel,
+                    after,
+                    task.operators,
+                    task.reads,
+                    task.writes,
+                )
             )
 
     def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
@@ -168,9 +174,7 @@ def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
 class _Pass:
     """One step of one graph."""
 
-    def __init__(
-        self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str
-    ) -> None:
+    def __init__(self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str) -> None:
         self.low, self.graph, self.sharding = low, graph, sharding
         self.prefix = prefix
         """Of tensors and operators: the micro-batch."""
@@ -284,7 +288,9 @@ class _Pass:
         slots = low.stages[low.stage_of(self.graph[producer])]
         rule = self.sharding.rules[producer]
         adds = self.sharding.state[name] == "partial"
-        places, after, reads = [], [], []
+        places: list[str] = []
+        after: list[str] = []
+        reads: list[Operand] = []
         for i in range(len(slots)):
             place, tasks = next(iter(self.held[name, i].items()))
             places.append(place)
@@ -316,10 +322,8 @@ class _Pass:
 
     def _operand(self, name: str, place: str, shard: Shard, *, add: bool = False) -> Operand:
         tensor = self.graph.tensors[name]
-        shared = tensor.role == "weight"
-        return Operand(
-            name if shared else self.prefix + name, place, bytes_of(tensor, shard), regions_of(tensor, shard), add
-        )  # fmt: skip
+        whose = name if tensor.role == "weight" else self.prefix + name
+        return Operand(whose, place, bytes_of(tensor, shard), regions_of(tensor, shard), add)
 
     def _place(self, name: str, place: str, shard: Shard) -> Operand:
         """What lies there at the start: weights, caches of earlier tokens, token numbers."""
@@ -394,7 +398,9 @@ class _Pass:
                 for name in operator.outputs:
                     self.held[name, i] = {self.low.place_of(slot.processor): ()}
             return
-        there = [self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)]
+        there = [
+            self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
+        ]
         if all(there):
             assert slot.pim is not None
             for operator, kernels in zip(group, there, strict=True):
@@ -428,19 +434,41 @@ class _Pass:
         chained = group[0].kind == "attention"
         writes = self._outputs(group, i, place, names[-1:] if chained else names)
         experts = self._by_expert(group[0], reads, writes) if len(kernels) > 1 and not chained else []
+        waits = after
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
+            between = isinstance(kernel, Elementwise)  # attention's softmax, where the memory has no unit
+            if between:
+                waits = self._cross(name, place, self.low.place_of(processor), kernel.read_bytes, waits)
+            if experts:
+                operands = experts[k]
+            else:
+                operands = (() if between else reads, writes if k == len(names) - 1 else ())
             self._add(
                 Task(
                     name=name,
-                    unit=processor if isinstance(kernel, Elementwise) else unit,
+                    unit=processor if between else unit,
                     kernel=kernel,
-                    after=names[k - 1 : k] if chained and k else after,
+                    after=waits,
                     operators=tuple(self.prefix + operator.name for operator in group),
-                    reads=experts[k][0] if experts else reads,
-                    writes=experts[k][1] if experts else writes if k == len(names) - 1 else (),
+                    reads=operands[0],
+                    writes=operands[1],
                 )
             )
+            if chained:
+                waits = (name,) if k + 1 < len(names) else waits
+            if between:
+                waits = self._cross(name, self.low.place_of(processor), place, kernel.write_bytes, waits)
         self.ends += names[-1:] if chained else names
+
+    def _cross(
+        self, name: str, origin: str, target: str, size: int, after: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Scores or probabilities to where they are worked on next."""
+        if origin == target:
+            return after
+        task = f"{name}:{origin}->{target}"
+        self._add(Task(task, self._link(origin, target), Transfer(origin, target, size), after))
+        return (task,)
 
     def _by_expert(
         self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]
@@ -505,17 +533,27 @@ class _Pass:
         self._place(name, home, shard)
         if home == here:
             return
-        tensor = self.graph.tensors[name]
-        rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
-        share = shard.size / tensor.shape[1] if shard.dim is not None else 1
-        new = Operand(self.prefix + name, here, round(rows * share), regions_of(tensor, shard))
+        new = self._new_rows(operator, here, shard)
         sent = Task(
             name=f"{self.name}{name}->{home}",
             unit=self._link(here, home),
-            kernel=Transfer(here, home, new.bytes),
+            kernel=Transfer(here, home, sum(o.bytes for o in new)),
             after=(task,),
-            reads=(new,),
-            writes=(Operand(new.tensor, home, new.bytes, new.slices),),
+            reads=new,
+            writes=tuple(Operand(o.tensor, home, o.bytes, o.slices) for o in new),
         )
         self._add(sent)
         self.held[name, i] = {home: (sent.name,)}
+
+    def _new_rows(self, operator: Operator, place: str, shard: Shard) -> tuple[Operand, ...]:
+        """The rows that an operator appends to a cache: at the end of each sequence."""
+        name = operator.outputs[0]
+        tensor = self.graph.tensors[name]
+        _, heads, width = regions_of(tensor, shard)
+        size = tensor.format.bytes_of((heads[1] - heads[0]) * (width[1] - width[0]), width[1] - width[0])
+        operands, end = [], 0
+        for new, context in zip(operator["queries"], operator["context"], strict=True):
+            end += context
+            rows = (end - new, end)
+            operands.append(Operand(self.prefix + name, place, new * size, (rows, heads, width)))
+        return tuple(operands)

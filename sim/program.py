@@ -368,11 +368,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-for _kind in (
+_TYPES: tuple[Any, ...] = (
     MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Pause,
     Operand, Task, Program,
-):  # fmt: skip
-    _kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+)  # fmt: skip
+for _type in _TYPES:
+    _type.__pydantic_config__ = _STRICT
 _ADAPTER: TypeAdapter[Program] = TypeAdapter(Program)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from neardata.arch.precision import Format
 from neardata.mappers.functional import ProgramError, execute, verify
 from neardata.sim.program import Collective, MatMul, Operand, Program, Task, Transfer
 from neardata.workloads.graph import Graph, Operator
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import load_model
-from neardata.workloads.precision import Format
 from neardata.workloads.semantics import random_values
 
 M, N, K = 3, 8, 12
