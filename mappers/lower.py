@@ -436,9 +436,10 @@ class _Pass:
         experts = self._by_expert(group[0], reads, writes) if len(kernels) > 1 and not chained else []
         waits = after
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
-            between = isinstance(kernel, Elementwise)  # attention's softmax, where the memory has no unit
-            if between:
-                waits = self._cross(name, place, self.low.place_of(processor), kernel.read_bytes, waits)
+            # attention's softmax, where the memory has no unit for it
+            between = kernel if isinstance(kernel, Elementwise) else None
+            if between is not None:
+                waits = self._cross(name, place, self.low.place_of(processor), between.read_bytes, waits)
             if experts:
                 operands = experts[k]
             else:
@@ -456,8 +457,8 @@ class _Pass:
             )
             if chained:
                 waits = (name,) if k + 1 < len(names) else waits
-            if between:
-                waits = self._cross(name, self.low.place_of(processor), place, kernel.write_bytes, waits)
+            if between is not None:
+                waits = self._cross(name, self.low.place_of(processor), place, between.write_bytes, waits)
         self.ends += names[-1:] if chained else names
 
     def _cross(
