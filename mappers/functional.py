@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neardata.arch.system import System
 from neardata.sim.program import Collective, Operand, Program, Slices, Task, Transfer
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
@@ -76,12 +77,17 @@ def execute(
     ...     _ = graph.tensor(name, shape, Format("int32"), "weight" if name == "w" else "activation")
     >>> graph.add(Operator("product", "linear", ("x", "w"), ("y",), {"m": 1, "n": 2, "k": 2}))
     >>> x, w, y = (Operand(name, "gpu", 0) for name in "xwy")
-    >>> task = Task("product", "gpu", MatMul(1, 2, 2), operator="product", reads=(x, w), writes=(y,))
+    >>> task = Task("product", "gpu", MatMul(1, 2, 2), operators=("product",), reads=(x, w), writes=(y,))
     >>> program = Program("product", "one gpu", (task,), placement=(x, w))
     >>> execute(program, graph, {"x": np.array([[1, 2]]), "w": np.array([[3, 4], [5, 6]])})
     {'y': array([[11, 17]])}
     """
     return _Run(program, graph, values, reach or {}).results()
+
+
+def reach_of(system: System) -> dict[str, tuple[str, ...]]:
+    """Places where the units of a system keep their data, for `execute`."""
+    return {name: (instance.place,) for name, instance in system.instances.items()}
 
 
 def verify(
@@ -132,6 +138,10 @@ class _Run:
         self.cells: dict[tuple[str, str], _Cell] = {}
         self.computed: dict[str, Marks] = {}
         """Of outputs of matrix operators, the marks computed in all places together."""
+        self.names = {operator.name for operator in graph}
+        self.shared: dict[tuple[str, ...], tuple[Operand, ...]] = {}
+        """Reads of operators, for those of their tasks that name none."""
+        self.sources: list[Operand] = []
         self.waits = _ancestors(program)
         for operand in program.placement:
             self.put_at_start(operand)
@@ -258,31 +268,43 @@ class _Run:
         for operand in task.reads:
             self.check_place(operand)
             self.check_read(operand)
+        if task.reads:
+            self.shared[task.operators] = task.reads
         if not task.writes:
             return
-        if task.operator not in {operator.name for operator in self.graph}:
-            raise ProgramError(f"task '{task.name}': operator '{task.operator}' is not in the graph")
-        operator = self.graph[task.operator]
-        for operand in task.writes:
-            self.check_place(operand)
-            if operand.tensor not in operator.outputs:
-                raise self.error(operand, f"is not an output of operator '{operator.name}'")
-            if operator.kind == "kv_append":
-                self.append(operator, operand)
-                continue
-            for value, mark, index in _EVALUATE.get(operator.kind, _whole)(self, operator, operand):
-                self.write(operand, value, mark, index)
-                if operator.kind in MATRIX_KINDS:
-                    shape = self.tensor(operand.tensor).shape
-                    marks = self.computed.setdefault(operand.tensor, np.zeros(shape, dtype=np.uint64))
-                    marks[index] += mark
+        # an operator of several kernels reads with its first, and writes with its last
+        self.sources = [*(task.reads or self.shared.get(task.operators, ()))]
+        waiting = list(task.writes)
+        for name in task.operators:
+            if name not in self.names:
+                raise ProgramError(f"task '{task.name}': operator '{name}' is not in the graph")
+            operator = self.graph[name]
+            mine = [operand for operand in waiting if operand.tensor in operator.outputs]
+            waiting = [operand for operand in waiting if operand.tensor not in operator.outputs]
+            for operand in mine:
+                self.check_place(operand)
+                self.compute(operator, operand)
+            self.sources += mine
+        for operand in waiting:
+            raise self.error(operand, f"is not an output of {', '.join(task.operators) or 'any operator'}")
+
+    def compute(self, operator: Operator, operand: Operand) -> None:
+        if operator.kind == "kv_append":
+            self.append(operator, operand)
+            return
+        for value, mark, index in _EVALUATE.get(operator.kind, _whole)(self, operator, operand):
+            self.write(operand, value, mark, index)
+            if operator.kind in MATRIX_KINDS:
+                shape = self.tensor(operand.tensor).shape
+                marks = self.computed.setdefault(operand.tensor, np.zeros(shape, dtype=np.uint64))
+                marks[index] += mark
 
     def move(self, task: Task) -> None:
         """Transfers and collectives: what is written is what is read, added up where several places have it
         and it is written by ``all_reduce``."""
         reduce = isinstance(task.kernel, Collective) and task.kernel.operation == "all_reduce"
         parts: dict[str, _Cell] = {}
-        for operand in task.reads:
+        for operand in map(self.new_part, task.reads):
             self.check_read(operand, partial=True)
             source = self.cells[operand.place, operand.tensor]
             part = parts.setdefault(operand.tensor, self.empty(operand.tensor))
@@ -298,7 +320,7 @@ class _Run:
                 raise self.error(operand, "is read twice, and is not the same")
             _assign(part.value, index, source.value[index])
             part.mark[index] = source.mark[index]
-        for operand in task.writes:
+        for operand in map(self.new_part, task.writes):
             index = self.index(operand)
             if operand.tensor not in parts or (parts[operand.tensor].mark[index] == NOTHING).any():
                 raise self.error(operand, "is written, but the task does not read it")
@@ -307,6 +329,9 @@ class _Run:
             if target is not None and not operand.add:
                 self.replace(operand, part, target, index, reduce=reduce)
             self.write(operand, part.value[index], part.mark[index].copy(), index)
+
+    def new_part(self, operand: Operand) -> Operand:
+        return operand
 
     def replace(
         self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool
@@ -395,7 +420,7 @@ class _Run:
         shape = self.tensor(name).shape
         seen = np.zeros(shape, dtype=bool)
         value: Any = None
-        for operand in self.task.reads:
+        for operand in self.sources:
             if operand.tensor == name:
                 index = self.index(operand)
                 whole = self.cells[operand.place, name].value
@@ -415,7 +440,7 @@ class _Run:
         """A slice of an input; all of it must be among what the task reads in one place."""
         seen = np.zeros(tuple(i.stop - i.start for i in index), dtype=bool)
         found = self.empty(name)
-        for operand in self.task.reads:
+        for operand in self.sources:
             if operand.tensor != name:
                 continue
             common = tuple(
@@ -435,7 +460,7 @@ class _Run:
         return found.value[index]
 
     def slices_read(self, name: str) -> list[tuple[slice, ...]]:
-        return [self.index(operand) for operand in self.task.reads if operand.tensor == name]
+        return [self.index(operand) for operand in self.sources if operand.tensor == name]
 
 
 # --- slices of operators --------------------------------------------------------------------------
