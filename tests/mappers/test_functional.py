@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from neardata.arch.precision import Format
-from neardata.mappers.functional import ProgramError, execute, verify
+from neardata.arch.system import load_system
+from neardata.mappers.functional import ProgramError, execute, reach_of, verify
+from neardata.mappers.lower import lower
+from neardata.mappers.mapping import Mapping
 from neardata.sim.program import Collective, MatMul, Operand, Program, Task, Transfer
 from neardata.workloads.graph import Graph, Operator
 from neardata.workloads.llm.decoder import llm
@@ -191,7 +194,7 @@ BROKEN = {
         edit(all_reduced(), "reduce", writes=(o("y", "a"),)), r"'z b': y in 'b' is read, but its sums"
     ),
     "the wrong operator": (
-        edit(n_split(), "z", operators=("first",)), r"'z': z in 'a' is not an output of operator 'first'"
+        edit(n_split(), "z", operators=("first",)), r"'z': z in 'a' is not an output of first"
     ),
     "slices out of shape": (
         edit(n_split(), "z", writes=(o("z", "a", (0, M), (0, 6)),)), r"z\[0:3, 0:6\] in 'a' is not in the"
@@ -328,3 +331,37 @@ def test_keys_are_read_after_they_are_appended():
     first = next(operator for operator in graph if operator.kind == "kv_append")
     with pytest.raises(ProgramError, match=rf"{first.outputs[0]} in 'a' is read, but is not there \(24 of"):
         execute(drop(p, first.name), graph, random_values(graph))
+
+
+SYSTEMS = {
+    "a100": ("gpu",),
+    "aim": ("controller", "aim"),
+    "attacc": ("gpu", "attacc"),
+    "a100-hbm-pim": ("gpu", "pim"),
+}
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "mixtral-8x7b"])
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_lowered_programs(system, slots, model):
+    """What `lower` makes computes the graph: on processors and in memories, split and not."""
+    known = load_system(system, {f"units.{group}.count": slots for group in SYSTEMS[system]})
+    graph = small_graph(model)
+    for experts in ("split", "spread"):
+        for on_pim in ("nothing", "attention", "everything")[: 1 if system == "a100" else 3]:
+            lowered = lower(graph, known, Mapping(on_pim=on_pim, experts=experts))
+            worst = verify(lowered, graph, random_values(graph, 1), reach=reach_of(known))
+            assert worst < 1e-12, (experts, on_pim)
+
+
+def test_tasks_dropped_from_a_lowered_program():
+    """Every task that writes something is needed."""
+    known = load_system("attacc", {f"units.{group}.count": 2 for group in SYSTEMS["attacc"]})
+    graph = small_graph("mixtral-8x7b")
+    values = random_values(graph, 1)
+    lowered = lower(graph, known, Mapping(on_pim="attention"))
+    for t in lowered.tasks[::4]:
+        if t.writes:
+            with pytest.raises(ProgramError):
+                execute(drop(lowered, t.name), graph, values, reach=reach_of(known))
