@@ -210,7 +210,8 @@ class _Pass:
         if self.low.stage_of(group[0]) != self.low.stage_of(operator):
             return False
         made = {name for member in group for name in member.outputs}
-        if not any(name in made for name in operator.inputs):
+        keys_and_values = group[-1].kind == operator.kind == "kv_append"
+        if not keys_and_values and not any(name in made for name in operator.inputs):
             return False
         rules = [self.sharding.rules[member.name].form for member in (group[0], operator)]
         if (rules[0] == "whole") != (rules[1] == "whole"):
@@ -457,12 +458,31 @@ class _Pass:
             )
         )
         self.ends += (task,)
-        for member in group:
-            if member.kind == "kv_append":
-                self._append_cache(member, i, slot, task)
+        self._append_caches([member for member in group if member.kind == "kv_append"], i, slot, task)
 
-    def _append_cache(self, operator: Operator, i: int, slot: Slot, task: str) -> None:
-        """The cache of earlier tokens lies where attention runs; new rows are sent there."""
+    def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
+        """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
+        away: dict[str, list[tuple[Operator, Operand]]] = {}
+        for operator in appends:
+            home, new = self._append_cache(operator, i, slot)
+            if home != new.place:
+                away.setdefault(home, []).append((operator, new))
+        for home, sent in away.items():
+            here = sent[0][1].place
+            transfer = Task(
+                name=f"{self.name}{sent[-1][0].outputs[0]}->{home}",
+                unit=self._link(here, home),
+                kernel=Transfer(here, home, sum(new.bytes for _, new in sent)),
+                after=(task,),
+                reads=tuple(new for _, new in sent),
+                writes=tuple(Operand(new.tensor, home, new.bytes, new.slices) for _, new in sent),
+            )
+            self._add(transfer)
+            for operator, _ in sent:
+                self.held[operator.outputs[0], i] = {home: (transfer.name,)}
+
+    def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, Operand]:
+        """Where a cache lies, and its new rows where they are made."""
         name, low = operator.outputs[0], self.low
         rule = self.sharding.rules[operator.name]
         shard = output_shard(self.graph, operator, name, rule, i)
@@ -472,19 +492,8 @@ class _Pass:
                 assert slot.pim is not None
                 home = low.place_of(slot.pim)
         self._place(name, home, shard)
-        if home == here:
-            return
         tensor = self.graph.tensors[name]
         rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
         share = shard.size / tensor.shape[1] if shard.dim is not None else 1
         new = Operand(self.prefix + name, here, round(rows * share), regions_of(tensor, shard))
-        sent = Task(
-            name=f"{self.name}{name}->{home}",
-            unit=self._link(here, home),
-            kernel=Transfer(here, home, new.bytes),
-            after=(task,),
-            reads=(new,),
-            writes=(Operand(new.tensor, home, new.bytes, new.slices),),
-        )
-        self._add(sent)
-        self.held[name, i] = {home: (sent.name,)}
+        return home, new
