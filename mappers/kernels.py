@@ -132,7 +132,7 @@ def _looked_at(operator: Operator) -> tuple[int, ...]:
 def elementwise_kernel(
     graph: Graph, operators: Sequence[tuple[Operator, Rule]], slot: int, used_later: set[str]
 ) -> Elementwise:
-    """One pass for operators that follow each other: what comes from outside is read, what goes on written."""
+    """One pass for operators that follow each other: outside inputs are read, what is used later written."""
     made: set[str] = set()
     seen: set[str] = set()
     read = write = operations = 0
@@ -145,19 +145,20 @@ def elementwise_kernel(
             if operator.kind == "embedding" and tensor.role == "weight":
                 read += tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
             else:
-                read += bytes_of(tensor, input_shard(graph, operator, name, rule, slot))
+                shard = input_shard(graph, operator, name, rule, slot)
+                read += bytes_of(tensor, shard) if shard is not None else 0
         for name in operator.outputs:
             tensor = graph.tensors[name]
-            shard = output_shard(graph, operator, name, rule, slot)
+            part = output_shard(graph, operator, name, rule, slot)
             if operator.kind == "kv_append":
-                share = shard.size / tensor.shape[1] if shard.dim is not None else 1
+                share = part.size / tensor.shape[1] if part.dim is not None else 1
                 write += round(
                     tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"])) * share
                 )
             elif name in used_later:
-                write += bytes_of(tensor, shard)
+                write += bytes_of(tensor, part)
             if operator.kind != "kv_append":
-                elements = 8 * bytes_of(tensor, shard) // tensor.format.bits
+                elements = 8 * bytes_of(tensor, part) // tensor.format.bits
                 operations += OPERATIONS.get(operator.kind, 0) * elements
         made.update(operator.outputs)
     return Elementwise(read, write, operations)

@@ -134,8 +134,14 @@ class _Lowering:
                 after = results + after
             self.tasks.append(
                 Task(
-                    named(task.name, step), task.unit, task.kernel, after, task.operators, task.reads, task.writes
-                )  # fmt: skip
+                    named(task.name, step),
+                    task.unit,
+                    task.kernel,
+                    after,
+                    task.operators,
+                    task.reads,
+                    task.writes,
+                )
             )
 
     def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
@@ -157,12 +163,18 @@ class _Lowering:
         return self.choice[key]
 
 
+def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
+    """The part of an operand with these indices of its first dimension."""
+    assert operand.slices is not None
+    (start, stop), *rest = operand.slices
+    size = operand.bytes * (rows[1] - rows[0]) // (stop - start)
+    return Operand(operand.tensor, operand.place, size, (rows, *rest), operand.add)
+
+
 class _Pass:
     """One step of one graph."""
 
-    def __init__(
-        self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str
-    ) -> None:
+    def __init__(self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str) -> None:
         self.low, self.graph, self.sharding = low, graph, sharding
         self.prefix = prefix
         """Of tensors and operators: the micro-batch."""
@@ -251,7 +263,12 @@ class _Pass:
     def _declare(self, operator: Operator, slots: int) -> None:
         """What the tasks of an operator must add up to: each slot repeats what is not split."""
         copies = slots if self.sharding.rules[operator.name].form == "whole" else 1
-        entry = {"kind": operator.kind, "group": operator.group or operator.kind, "macs": 0}
+        entry = {
+            "kind": operator.kind,
+            "group": operator.group or operator.kind,
+            "copies": copies,
+            "macs": 0,
+        }
         known = self.low.operators.setdefault(self.prefix + operator.name, entry)
         known["macs"] += operator.macs * copies
 
@@ -272,7 +289,9 @@ class _Pass:
         slots = low.stages[low.stage_of(self.graph[producer])]
         rule = self.sharding.rules[producer]
         adds = self.sharding.state[name] == "partial"
-        places, after, reads = [], [], []
+        places: list[str] = []
+        after: list[str] = []
+        reads: list[Operand] = []
         for i in range(len(slots)):
             place, tasks = next(iter(self.held[name, i].items()))
             places.append(place)
@@ -304,10 +323,8 @@ class _Pass:
 
     def _operand(self, name: str, place: str, shard: Shard, *, add: bool = False) -> Operand:
         tensor = self.graph.tensors[name]
-        shared = tensor.role == "weight"
-        return Operand(
-            name if shared else self.prefix + name, place, bytes_of(tensor, shard), regions_of(tensor, shard), add
-        )  # fmt: skip
+        whose = name if tensor.role == "weight" else self.prefix + name
+        return Operand(whose, place, bytes_of(tensor, shard), regions_of(tensor, shard), add)
 
     def _place(self, name: str, place: str, shard: Shard) -> Operand:
         """What lies there at the start: weights, caches of earlier tokens, token numbers."""
@@ -344,11 +361,9 @@ class _Pass:
             for name in operator.inputs:
                 if name in made:
                     continue
-                shard = (
-                    input_shard(self.graph, operator, name, rule, i)
-                    if name not in self.summed or (rule.form in ("rows", "heads", "elements"))
-                    else WHOLE
-                )
+                shard = input_shard(self.graph, operator, name, rule, i)
+                if shard is None:
+                    continue
                 if self.graph.producer(name) is None:
                     reads[name, shard] = self._place(name, place, shard)
                     self.reads_tokens |= self.graph.tensors[name].role == "index"
@@ -384,7 +399,9 @@ class _Pass:
                 for name in operator.outputs:
                     self.held[name, i] = {self.low.place_of(slot.processor): ()}
             return
-        there = [self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)]
+        there = [
+            self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
+        ]
         if all(there):
             assert slot.pim is not None
             for operator, kernels in zip(group, there, strict=True):
@@ -417,19 +434,62 @@ class _Pass:
         names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
         chained = group[0].kind == "attention"
         writes = self._outputs(group, i, place, names[-1:] if chained else names)
+        experts = self._by_expert(group[0], reads, writes) if len(kernels) > 1 and not chained else []
+        waits = after
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
+            # attention's softmax, where the memory has no unit for it
+            between = kernel if isinstance(kernel, Elementwise) else None
+            if between is not None:
+                waits = self._cross(name, place, self.low.place_of(processor), between.read_bytes, waits)
+            if experts:
+                operands = experts[k]
+            else:
+                operands = (() if between else reads, writes if k == len(names) - 1 else ())
             self._add(
                 Task(
                     name=name,
-                    unit=processor if isinstance(kernel, Elementwise) else unit,
+                    unit=processor if between else unit,
                     kernel=kernel,
-                    after=names[k - 1 : k] if chained and k else after,
+                    after=waits,
                     operators=tuple(self.prefix + operator.name for operator in group),
-                    reads=reads if k == 0 else (),
-                    writes=writes if k == len(names) - 1 else (),
+                    reads=operands[0],
+                    writes=operands[1],
                 )
             )
+            if chained:
+                waits = (name,) if k + 1 < len(names) else waits
+            if between is not None:
+                waits = self._cross(name, self.low.place_of(processor), place, between.write_bytes, waits)
         self.ends += names[-1:] if chained else names
+
+    def _cross(
+        self, name: str, origin: str, target: str, size: int, after: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Scores or probabilities to where they are worked on next."""
+        if origin == target:
+            return after
+        task = f"{name}:{origin}->{target}"
+        self._add(Task(task, self._link(origin, target), Transfer(origin, target, size), after))
+        return (task,)
+
+    def _by_expert(
+        self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]
+    ) -> list[tuple[tuple[Operand, ...], tuple[Operand, ...]]]:
+        """What each active expert reads and writes of what all of a slot do."""
+        first, parts = 0, []
+        weight = next(o for o in reads if o.slices is not None and len(o.slices) == 3)
+        assert weight.slices is not None
+        for expert, rows in enumerate(operator["tokens"]):
+            first += rows
+            if not rows or not weight.slices[0][0] <= expert < weight.slices[0][1]:
+                continue
+            parts.append((
+                tuple(
+                    _cut(o, (expert, expert + 1) if o is weight else (first - rows, first)) for o in reads
+                ),
+                tuple(_cut(o, (first - rows, first)) for o in writes),
+            ))  # fmt: skip
+        return parts
 
     def _pass_over(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
         """Element-wise operators in one kernel on the processor."""
@@ -462,26 +522,27 @@ class _Pass:
 
     def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
         """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
-        away: dict[str, list[tuple[Operator, Operand]]] = {}
+        here = self.low.place_of(slot.processor)
+        away: dict[str, list[tuple[str, tuple[Operand, ...]]]] = {}
         for operator in appends:
             home, new = self._append_cache(operator, i, slot)
-            if home != new.place:
-                away.setdefault(home, []).append((operator, new))
+            if home != here:
+                away.setdefault(home, []).append((operator.outputs[0], new))
         for home, sent in away.items():
-            here = sent[0][1].place
+            rows = tuple(operand for _, new in sent for operand in new)
             transfer = Task(
-                name=f"{self.name}{sent[-1][0].outputs[0]}->{home}",
+                name=f"{self.name}{sent[-1][0]}->{home}",
                 unit=self._link(here, home),
-                kernel=Transfer(here, home, sum(new.bytes for _, new in sent)),
+                kernel=Transfer(here, home, sum(o.bytes for o in rows)),
                 after=(task,),
-                reads=tuple(new for _, new in sent),
-                writes=tuple(Operand(new.tensor, home, new.bytes, new.slices) for _, new in sent),
+                reads=rows,
+                writes=tuple(Operand(o.tensor, home, o.bytes, o.slices) for o in rows),
             )
             self._add(transfer)
-            for operator, _ in sent:
-                self.held[operator.outputs[0], i] = {home: (transfer.name,)}
+            for name, _ in sent:
+                self.held[name, i] = {home: (transfer.name,)}
 
-    def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, Operand]:
+    def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, tuple[Operand, ...]]:
         """Where a cache lies, and its new rows where they are made."""
         name, low = operator.outputs[0], self.low
         rule = self.sharding.rules[operator.name]
@@ -492,8 +553,17 @@ class _Pass:
                 assert slot.pim is not None
                 home = low.place_of(slot.pim)
         self._place(name, home, shard)
+        return home, self._new_rows(operator, here, shard)
+
+    def _new_rows(self, operator: Operator, place: str, shard: Shard) -> tuple[Operand, ...]:
+        """The rows that an operator appends to a cache: at the end of each sequence."""
+        name = operator.outputs[0]
         tensor = self.graph.tensors[name]
-        rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
-        share = shard.size / tensor.shape[1] if shard.dim is not None else 1
-        new = Operand(self.prefix + name, here, round(rows * share), regions_of(tensor, shard))
-        return home, new
+        _, heads, width = regions_of(tensor, shard)
+        size = tensor.format.bytes_of((heads[1] - heads[0]) * (width[1] - width[0]), width[1] - width[0])
+        operands, end = [], 0
+        for new, context in zip(operator["queries"], operator["context"], strict=True):
+            end += context
+            rows = (end - new, end)
+            operands.append(Operand(self.prefix + name, place, new * size, (rows, heads, width)))
+        return tuple(operands)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+from neardata.arch.precision import Format
 from neardata.mappers.sharding import Bounds, Rule
 from neardata.sim.program import Slices
 from neardata.workloads.graph import Graph, Operator, Tensor
-from neardata.workloads.precision import Format
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def _bytes(format: Format, shape: tuple[int, ...], shard: Shard) -> int:
     return format.bytes_of(prod(part), part[-1] if part else None)
 
 
-def input_shard(graph: Graph, operator: Operator, name: str, rule: Rule, slot: int) -> Shard:
-    """What slot ``slot`` reads of an operator's input."""
+def input_shard(graph: Graph, operator: Operator, name: str, rule: Rule, slot: int) -> Shard | None:
+    """What slot ``slot`` reads of an operator's input; None: nothing."""
     tensor = graph.tensors[name]
     last = len(tensor.shape) - 1
     if rule.form == "whole":
@@ -106,13 +106,14 @@ def output_shard(graph: Graph, operator: Operator, name: str, rule: Rule, slot: 
     return WHOLE
 
 
-def _weight_shard(operator: Operator, tensor: Tensor, rule: Rule, slot: int) -> Shard:
+def _weight_shard(operator: Operator, tensor: Tensor, rule: Rule, slot: int) -> Shard | None:
     match operator.kind, rule.form:
         case "linear", "columns":
             return part(0, rule.bounds, slot)
         case "linear", "rows":
-            # a bias is added once: by the first slot
-            return part(1, rule.bounds, slot) if len(tensor.shape) == 2 else WHOLE
+            if len(tensor.shape) == 1:  # a bias is added once: by the first slot
+                return None if slot else WHOLE
+            return part(1, rule.bounds, slot)
         case "expert_linear", "columns":
             return part(1, rule.bounds, slot)
         case "expert_linear", "rows":

@@ -267,7 +267,8 @@ class Program:
     tasks: tuple[Task, ...]
     placement: tuple[Operand, ...] = ()
     operators: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of the graph: name: {kind, group, macs}; what the tasks must add up to."""
+    """Of the graph: name: {kind, group, copies, macs}; what the tasks must add up to, where ``copies`` units
+    do the same."""
     tokens: int = 0
     """Tokens that one run makes, for rates per token."""
     units: Mapping[str, int] = field(default_factory=dict)
@@ -367,11 +368,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-for _kind in (
+_TYPES: tuple[Any, ...] = (
     MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Pause,
     Operand, Task, Program,
-):  # fmt: skip
-    _kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+)  # fmt: skip
+for _type in _TYPES:
+    _type.__pydantic_config__ = _STRICT
 _ADAPTER: TypeAdapter[Program] = TypeAdapter(Program)
 
 

@@ -53,7 +53,7 @@ from typing import Any, Literal
 
 import networkx as nx  # type: ignore[import-untyped, unused-ignore]
 
-from neardata.workloads.precision import Format
+from neardata.arch.precision import Format
 
 Phase = Literal["prefill", "decode", "verify"]
 Role = Literal["weight", "activation", "cache", "index"]
@@ -180,6 +180,9 @@ class Graph:
 
     def __getitem__(self, name: str) -> Operator:
         return self._operators[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._operators
 
     def producer(self, tensor: str) -> str | None:
         """Name of the operator that makes a tensor; None for what is there at the start."""

@@ -246,7 +246,9 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
         if worst is None:
             return program, system, costs
     if worst is None:
-        raise InputError(f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}")
+        raise InputError(
+            f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}"
+        )
     raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
 
 
@@ -282,11 +284,12 @@ def _lack(program: Program, system: System) -> InputError | None:
 
 def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
     """The graphs of the micro-batches: sequences as evenly divided as can be."""
-    parts = mapping.micro_batches
-    if parts == "stages":
-        slots = system.count(processor_group(system, mapping))
-        parts = slots if mapping.pipeline == "all" else mapping.pipeline
-    parts = min(parts, batch)
+    if mapping.micro_batches != "stages":
+        parts = min(mapping.micro_batches, batch)
+    elif mapping.pipeline != "all":
+        parts = min(mapping.pipeline, batch)
+    else:
+        parts = min(system.count(processor_group(system, mapping)), batch)
     sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
     return [_graph(study, model, size, Uniform(seed=study.seed + i)) for i, size in enumerate(sizes)]
 

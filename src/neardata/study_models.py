@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from neardata.arch.precision import Format
 from neardata.arch.processor import Processor, load_processor
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
@@ -24,7 +25,6 @@ from neardata.system_studies import system_decode
 from neardata.workloads.llm import speculation
 from neardata.workloads.llm.model import Model, load_model
 from neardata.workloads.llm.routing import Correlated, Uniform
-from neardata.workloads.precision import Format
 
 Figures = dict[str, float]
 MODELS: dict[str, Callable[..., Figures]] = {"system_decode": system_decode}

@@ -45,7 +45,8 @@ def system_decode(
 
 def _figures(name: str, point: Point) -> Figures:
     parts = critical_parts(point.report)
-    return {name: point.step_ps / PS_PER_MS} | {f"{name}/{part}": ps / PS_PER_MS for part, ps in parts.items()}
+    figures = {f"{name}/{part}": ps / PS_PER_MS for part, ps in parts.items()}
+    return {name: point.step_ps / PS_PER_MS} | figures
 
 
 def critical_parts(report: SystemReport) -> dict[str, int]:

@@ -4,6 +4,7 @@ import doctest
 import itertools
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -278,6 +279,16 @@ def test_programs_run_on_a_system(policy):
     moved = sum(t.kernel.bytes for t in placed.program.tasks if ".fetch." in t.name)
     assert moved == placed.fetches * expert.bytes
     assert report.time_ps > 0
+
+
+def test_the_example_of_the_document_runs(capsys):
+    text = (Path(__file__).parents[2] / "docs" / "offload.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(example, {})
+    demand, gated = capsys.readouterr().out.splitlines()
+    assert demand.startswith("on-demand") and gated.startswith("pre-gated")
+    ms = [float(re.search(r"([\d.]+) ms", line)[1]) for line in (demand, gated)]
+    assert 0.9 * ms[0] < ms[1] < ms[0]  # on this link a decode step is nearly all fetches
 
 
 HOST_AND_GPU = parse_system({

@@ -1,0 +1,107 @@
+"""Lowered programs compute, on numbers, what their graphs do: every placement, every slot."""
+
+from __future__ import annotations
+
+import pytest
+
+from neardata.arch.system import System, parse_system
+from neardata.mappers.functional import ProgramError, verify
+from neardata.mappers.lower import lower
+from neardata.mappers.mapping import Mapping
+from neardata.sim.program import Program
+from neardata.sim.system.engine import Costs, run
+from neardata.workloads.graph import Graph
+from neardata.workloads.llm.decoder import llm
+from neardata.workloads.llm.model import Model, load_model
+from neardata.workloads.llm.routing import Uniform
+from neardata.workloads.semantics import random_values
+
+MOE = {
+    "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 48, "hidden_size": 32,
+    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4, "max_position_embeddings": 64, "sliding_window": None, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def system(gpus: int, pim: str | None = None, *, own_memory: bool = True) -> System:
+    units = {"gpu": {"kind": "processor", "processor": "a100-80gb", "count": gpus}}
+    links = {"net": {"link": "nvlink-3", "between": ["gpu"]}}
+    if pim is not None:
+        units["pim"] = {"kind": "pim", "device": pim, "channels": 2, "count": gpus}  # type: ignore[dict-item]
+        if own_memory:
+            links["bus"] = {"link": "nvlink-3", "between": ["gpu", "pim"]}
+        else:
+            units["pim"]["memory_of"] = "gpu"
+    return parse_system({"name": "test", "source": "test", "units": units, "links": links})
+
+
+def small_moe(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    import json
+
+    path = tmp_path_factory.mktemp("model") / "config.json"
+    path.write_text(json.dumps(MOE))
+    return load_model(str(path))
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return small_moe(tmp_path_factory)
+
+
+def check(graph: Graph, target: System, mapping: Mapping) -> Program:
+    costs = Costs(target)
+    program = lower(graph, target, mapping, lambda group, kernel: costs.of(group, kernel).time_ps)
+    reach = {name: [instance.place] for name, instance in target.instances.items()}
+    verify(program, graph, random_values(graph, 1), reach=reach)
+    report = run(program, target, costs=costs)  # conservation is checked inside
+    assert sum(report.reasons_ps.values()) == report.time_ps
+    return program
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("gpus,pipeline", [(1, 1), (2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize("experts", ["split", "spread"])
+@pytest.mark.parametrize("phase,new", [("decode", 1), ("prefill", None), ("verify", 3)])
+def test_processors(
+    moe: Model, gpus: int, pipeline: int, experts: str, phase: str, new: int | None, fuse: bool
+) -> None:
+    graph = llm(moe, phase, batch=3, context=9, new_tokens=new, routing=Uniform(seed=3))  # type: ignore[arg-type]
+    mapping = Mapping(pipeline=pipeline, experts=experts, fuse=fuse)  # type: ignore[arg-type]
+    check(graph, system(gpus), mapping)
+
+
+@pytest.mark.parametrize("on_pim", ["attention", "everything"])
+@pytest.mark.parametrize("own_memory", [True, False])
+@pytest.mark.parametrize("device", ["gddr6-aim", "hbm-pim", "attacc-hbm3"])
+def test_memories(moe: Model, device: str, own_memory: bool, on_pim: str) -> None:
+    graph = llm(moe, batch=2, context=17, routing=Uniform(seed=3))
+    program = check(graph, system(2, device, own_memory=own_memory), Mapping(on_pim=on_pim, pipeline=2))  # type: ignore[arg-type]
+    assert any(task.unit.startswith("pim") for task in program.tasks)
+
+
+FAMILIES = ["gpt2-small", "llama-2-7b", "qwen3-30b-a3b", "deepseek-v2-lite", "olmoe-1b-7b"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_keep_their_work(name: str) -> None:
+    """Too large to compute: the conservation checks of the engine, two layers on two slots."""
+    graph = llm(load_model(name), batch=2, context=33, layers=2)
+    for mapping in (Mapping(), Mapping(experts="spread"), Mapping(pipeline=2)):
+        target = system(2)
+        run(lower(graph, target, mapping), target)
+
+
+def test_a_program_that_drops_a_tile_fails(moe: Model) -> None:
+    graph = llm(moe, batch=2, context=9)
+    target = system(2)
+    program = lower(graph, target, Mapping(fuse=False))
+    lost = next(t for t in program.tasks if t.operators == ("layer0.attention.q",) and t.unit == "gpu1")
+    tasks = tuple(
+        type(t)(t.name, t.unit, t.kernel, t.after, t.operators, t.reads, ()) if t is lost else t
+        for t in program.tasks
+    )
+    broken = Program(program.name, program.system, tasks, program.placement, program.operators)
+    with pytest.raises(ProgramError, match=r"layer0\.attention\.q"):
+        verify(broken, graph, random_values(graph, 1))
