@@ -237,7 +237,8 @@ class _Pass:
         if self.low.stage_of(group[0]) != self.low.stage_of(operator):
             return False
         made = {name for member in group for name in member.outputs}
-        if not any(name in made for name in operator.inputs):
+        keys_and_values = group[-1].kind == operator.kind == "kv_append"
+        if not keys_and_values and not any(name in made for name in operator.inputs):
             return False
         rules = [self.sharding.rules[member.name].form for member in (group[0], operator)]
         if (rules[0] == "whole") != (rules[1] == "whole"):
@@ -532,12 +533,32 @@ class _Pass:
             )
         )
         self.ends += (task,)
-        for member in group:
-            if member.kind == "kv_append":
-                self._append_cache(member, i, slot, task)
+        self._append_caches([member for member in group if member.kind == "kv_append"], i, slot, task)
 
-    def _append_cache(self, operator: Operator, i: int, slot: Slot, task: str) -> None:
-        """The cache of earlier tokens lies where attention runs; new rows are sent there."""
+    def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
+        """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
+        here = self.low.place_of(slot.processor)
+        away: dict[str, list[tuple[str, tuple[Operand, ...]]]] = {}
+        for operator in appends:
+            home, new = self._append_cache(operator, i, slot)
+            if home != here:
+                away.setdefault(home, []).append((operator.outputs[0], new))
+        for home, sent in away.items():
+            rows = tuple(operand for _, new in sent for operand in new)
+            transfer = Task(
+                name=f"{self.name}{sent[-1][0]}->{home}",
+                unit=self._link(here, home),
+                kernel=Transfer(here, home, sum(o.bytes for o in rows)),
+                after=(task,),
+                reads=rows,
+                writes=tuple(Operand(o.tensor, home, o.bytes, o.slices) for o in rows),
+            )
+            self._add(transfer)
+            for name, _ in sent:
+                self.held[name, i] = {home: (transfer.name,)}
+
+    def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, tuple[Operand, ...]]:
+        """Where a cache lies, and its new rows where they are made."""
         name, low = operator.outputs[0], self.low
         rule = self.sharding.rules[operator.name]
         shard = output_shard(self.graph, operator, name, rule, i)
@@ -547,19 +568,7 @@ class _Pass:
                 assert slot.pim is not None
                 home = low.place_of(slot.pim)
         self._place(name, home, shard)
-        if home == here:
-            return
-        new = self._new_rows(operator, here, shard)
-        sent = Task(
-            name=f"{self.name}{name}->{home}",
-            unit=self._link(here, home),
-            kernel=Transfer(here, home, sum(o.bytes for o in new)),
-            after=(task,),
-            reads=new,
-            writes=tuple(Operand(o.tensor, home, o.bytes, o.slices) for o in new),
-        )
-        self._add(sent)
-        self.held[name, i] = {home: (sent.name,)}
+        return home, self._new_rows(operator, here, shard)
 
     def _new_rows(self, operator: Operator, place: str, shard: Shard) -> tuple[Operand, ...]:
         """The rows that an operator appends to a cache: at the end of each sequence."""

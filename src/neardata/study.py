@@ -73,6 +73,8 @@ class Study(StrictModel):
     cache: str = "bf16"
     layers: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many layers."""
+    positions: Annotated[int, Field(ge=1)] | None = None
+    """Rows of the learned position embedding, in the place of the model's own."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the routing, uniform over the experts."""
     systems: Annotated[dict[str, SystemChoice], Field(min_length=1)]
@@ -148,7 +150,7 @@ def load_study(path: Path) -> Study:
                 raise
             raise file.error(error.message, "systems", label, *(error.key or "system").split(".")) from None
     try:
-        load_model(study.model)
+        model_of(study)
     except InputError as error:
         if error.file is not None:
             raise
@@ -228,13 +230,27 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+def model_of(study: Study) -> Model:
+    """The model, with the positions that the study gives it.
+
+    Raises:
+        InputError: positions for a model that learns none.
+    """
+    model = load_model(study.model)
+    if study.positions is None:
+        return model
+    if not model.positions:
+        raise InputError(f"{study.model} has no learned positions", key="positions")
+    return model.model_copy(update={"positions": study.positions})
+
+
 def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, Costs]:
     """The program of one system at one batch size, and the kernels whose cost decided it.
 
     Raises:
         InputError: the model does not fit.
     """
-    model, choice = load_model(study.model), study.systems[label]
+    model, choice = model_of(study), study.systems[label]
     base = load_system(choice.system, choice.set).with_counts(**choice.units)
     worst: InputError | None = None
     for system in _candidates(base, choice.mapping, _graph(study, model, batch, Uniform(seed=study.seed))):
