@@ -278,11 +278,8 @@ def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System
     together = sum(one.capacities[place] for place in {one.instances[g].place for g in fit})
     least = -(-(graph.weight_bytes + graph.cache_bytes) // together)
     for n in range(max(least, 1), MOST_DEVICES + 1):
-        if mapping.pipeline == "all":
-            possible = max(stage_bytes(graph, n)) <= together
-        else:  # inside a stage rows and heads are divided by powers of two
-            possible = n & (n - 1) == 0
-        if possible:
+        even = n & (n - 1) == 0  # inside a stage rows and heads are divided by powers of two
+        if max(stage_bytes(graph, n)) <= together if mapping.pipeline == "all" else even:
             yield base.with_counts(**dict.fromkeys(fit, n))
 
 
