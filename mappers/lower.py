@@ -202,6 +202,8 @@ class _Pass:
         self.reads_tokens = False
         self.held: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
         """(tensor, slot): places that hold the slot's part, and the tasks that put it there."""
+        self.absent: set[tuple[str, int]] = set()
+        """(tensor, slot): the slot's part is empty."""
         self.summed: set[str] = set()
         """Tensors made whole by a collective."""
         self.users: dict[str, list[Operator]] = {}
@@ -312,7 +314,8 @@ class _Pass:
             places.append(place)
             after += tasks
             shard = output_shard(self.graph, self.graph[producer], name, rule, i)
-            reads.append(self._operand(name, place, shard))
+            if (name, i) not in self.absent:
+                reads.append(self._operand(name, place, shard))
         self.summed.add(name)
         task = Task(
             name=f"{self.name}{name}.{'sum' if adds else 'gather'}",
@@ -411,8 +414,7 @@ class _Pass:
         kernel = processor_kernel(self.graph, group, rules, i)
         if kernel is None:  # none of the tokens, or of the heads, are this slot's
             for operator in group:
-                for name in operator.outputs:
-                    self.held[name, i] = {self.low.place_of(slot.processor): ()}
+                self._leave_out(operator, i, self.low.place_of(slot.processor))
             return
         there = [
             self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
@@ -423,6 +425,12 @@ class _Pass:
                 self._run([operator], i, slot.pim, slot.processor, suffix, kernels)
         else:
             self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
+
+    def _leave_out(self, operator: Operator, i: int, place: str) -> None:
+        """A slot that has no part of an operator."""
+        for name in operator.outputs:
+            self.held[name, i] = {place: ()}
+            self.absent.add((name, i))
 
     def _in_memory(self, operator: Operator, rule: Rule, i: int, slot: Slot) -> tuple[Kernel, ...]:
         """Kernels of a product that is to run in the slot's memory; none otherwise."""
@@ -509,6 +517,11 @@ class _Pass:
     def _pass_over(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
         """Element-wise operators in one kernel on the processor."""
         place = self.low.place_of(slot.processor)
+        rule = self.sharding.rules[group[-1].name]
+        if rule.form == "partial" and rule.bounds and rule.bounds[i][0] == rule.bounds[i][1]:
+            for member in group:  # no token goes to an expert of this slot
+                self._leave_out(member, i, place)
+            return
         after, reads = self._inputs(group, i, place)
         task = f"{self.name}{group[-1].name}{suffix}"
         inside = {member.name for member in group}

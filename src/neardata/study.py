@@ -39,7 +39,8 @@ from neardata.sim.system.report import SystemReport
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.llm.routing import Routing, Uniform
+from neardata.workloads.llm.routing import Routing, Uniform, Zipf, measured
+from neardata.workloads.llm.routing_trace import load_routing
 
 MOST_DEVICES = 64
 """Devices tried for a group of ``count: fit``."""
@@ -75,8 +76,11 @@ class Study(StrictModel):
     """Only the first so many layers."""
     positions: Annotated[int, Field(ge=1)] | None = None
     """Rows of the learned position embedding, in the place of the model's own."""
+    routing: str = "uniform"
+    """How tokens choose experts: ``uniform``, ``zipf:EXPONENT``, ``measured:WORKLOAD`` (as measured on
+    Qwen3-30B-A3B), or a recorded trace: a file (.npz, .json, .csv) or a folder of Parquet files."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the routing, uniform over the experts."""
+    """Of a drawn routing; the position in a recorded one."""
     systems: Annotated[dict[str, SystemChoice], Field(min_length=1)]
     baseline: str | None = None
 
@@ -253,7 +257,9 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     model, choice = model_of(study), study.systems[label]
     base = load_system(choice.system, choice.set).with_counts(**choice.units)
     worst: InputError | None = None
-    for system in _candidates(base, choice.mapping, _graph(study, model, batch, Uniform(seed=study.seed))):
+    for system in _candidates(
+        base, choice.mapping, _graph(study, model, batch, _routing(study, model, 0, batch))
+    ):
         graphs = _graphs(study, model, choice.mapping, system, batch)
         costs = Costs(system)
         program = lower(graphs, system, choice.mapping, lambda g, k, costs=costs: costs.of(g, k).time_ps)  # type: ignore[misc]
@@ -306,10 +312,40 @@ def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch:
     else:
         parts = min(system.count(processor_group(system, mapping)), batch)
     sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
-    return [_graph(study, model, size, Uniform(seed=study.seed + i)) for i, size in enumerate(sizes)]
+    return [_graph(study, model, size, _routing(study, model, i, size)) for i, size in enumerate(sizes)]
 
 
-def _graph(study: Study, model: Model, batch: int, routing: Routing) -> Graph:
+def _routing(study: Study, model: Model, part: int, sequences: int) -> Routing | None:
+    """Of a micro-batch.
+
+    Raises:
+        InputError: an unknown routing, or a trace that does not suit the model.
+    """
+    if model.experts is None:
+        return None
+    kind, _, value = study.routing.partition(":")
+    seed = study.seed + part
+    if kind == "uniform" and not value:
+        return Uniform(seed=seed)
+    if kind == "zipf":
+        try:
+            return Zipf(float(value), seed=seed)
+        except ValueError:
+            raise InputError(
+                f"'{study.routing}': expected zipf:EXPONENT, such as zipf:1.0", key="routing"
+            ) from None
+    if kind == "measured":
+        routing = measured().routing(value, seed=seed)
+        routing.sequences = sequences
+        return routing
+    if Path(study.routing).exists():
+        return load_routing(study.routing, top_k=model.experts.top_k).at(seed * sequences)
+    raise InputError(
+        f"'{study.routing}' is no file and none of uniform, zipf:EXPONENT, measured:WORKLOAD", key="routing"
+    )
+
+
+def _graph(study: Study, model: Model, batch: int, routing: Routing | None) -> Graph:
     return llm(
         model, study.phase, batch=batch, context=study.context, new_tokens=study.new_tokens,
         weights=study.weights, activations=study.activations, cache=study.cache, routing=routing,

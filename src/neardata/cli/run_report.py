@@ -49,7 +49,9 @@ def _units(records: list[dict[str, Any]]) -> str:
     return " + ".join(parts)
 
 
-_COLUMNS = {"batch": 7, "time a token": 13, "tokens/s": 10, "speed-up": 9, "roofline": 9, "energy a token": 15}
+_COLUMNS = {
+    "batch": 7, "time a token": 13, "tokens/s": 10, "speed-up": 9, "roofline": 9, "energy a token": 15,
+}  # fmt: skip
 
 
 def _table(study: Study, done: list[dict[str, Any]]) -> Any:
