@@ -14,7 +14,7 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import System
-from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, processor_kernel
+from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
@@ -67,6 +67,8 @@ class _Lowering:
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}
         self.choice: dict[tuple[Kernel, ...], bool] = {}
+        self.refused: dict[str, dict[str, None]] = {}
+        """Why the memories do not run products that the mapping would give them: groups of operators."""
 
     def _stages(self) -> list[list[Slot]]:
         processors = self.system.names(self.processor)
@@ -119,6 +121,10 @@ class _Lowering:
             operators=self.operators,
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             units={group: self.system.count(group) for group in self.system.units},
+            notes=tuple(
+                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                for why, groups in self.refused.items()
+            ),
         )
 
     def _repeat(self, walk: _Pass, step: int) -> None:
@@ -414,6 +420,10 @@ class _Pass:
         if slot.pim is None:
             return ()
         assert self.low.device is not None
+        if self.low.mapping.on_pim != "attention" or operator.kind == "attention":
+            refusal = pim_refusal(self.graph, operator, self.low.device)
+            if refusal is not None:
+                self.low.refused.setdefault(refusal, {})[operator.group or operator.kind] = None
         kernels = pim_kernels(self.graph, operator, rule, i, self.low.device)
         kernel = processor_kernel(self.graph, [operator], [rule], i)
         return kernels if kernel is not None and self.low.runs_in_memory(operator, kernels, kernel) else ()
