@@ -8,7 +8,7 @@ wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ class _Lowering:
             name=self.graphs[0].name,
             system=self.system.name,
             tasks=tuple(self.tasks),
-            placement=tuple(self.placed.values()),
+            placement=tuple(self._placement()),
             operators=self.operators,
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             units={group: self.system.count(group) for group in self.system.units},
@@ -126,6 +126,12 @@ class _Lowering:
                 for why, groups in self.refused.items()
             ),
         )
+
+    def _placement(self) -> Iterator[Operand]:
+        """What lies where; parts of what lies there whole, such as a head that is the embedding, only once."""
+        for (tensor, place, shard), operand in self.placed.items():
+            if shard == WHOLE or (tensor, place, WHOLE) not in self.placed:
+                yield operand
 
     def _repeat(self, walk: _Pass, step: int) -> None:
         """The tasks of a pass again, for the token after: its input is the result of the step before."""
@@ -368,7 +374,7 @@ class _Pass:
                 if name in made:
                     continue
                 shard = input_shard(self.graph, operator, name, rule, i)
-                if shard is None:
+                if shard is None or shard.empty:
                     continue
                 if self.graph.producer(name) is None:
                     reads[name, shard] = self._place(name, place, shard)
@@ -388,7 +394,8 @@ class _Pass:
             for name in operator.outputs:
                 shard = output_shard(self.graph, operator, name, rule, i)
                 adds = rule.output == "partial" and name not in self.sharding.rows
-                writes.append(self._operand(name, place, shard, add=adds))
+                if not shard.empty:
+                    writes.append(self._operand(name, place, shard, add=adds))
                 self.held[name, i] = {place: tasks}
         return tuple(writes)
 
@@ -401,9 +408,11 @@ class _Pass:
         rules = [self.sharding.rules[operator.name] for operator in group]
         kernel = processor_kernel(self.graph, group, rules, i)
         if kernel is None:  # none of the tokens, or of the heads, are this slot's
-            for operator in group:
+            place = self.low.place_of(slot.processor)
+            for operator, rule in zip(group, rules, strict=True):
+                self._keep_weights(operator, rule, i, place)
                 for name in operator.outputs:
-                    self.held[name, i] = {self.low.place_of(slot.processor): ()}
+                    self.held[name, i] = {place: ()}
             return
         there = [
             self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
@@ -414,6 +423,14 @@ class _Pass:
                 self._run([operator], i, slot.pim, slot.processor, suffix, kernels)
         else:
             self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
+
+    def _keep_weights(self, operator: Operator, rule: Rule, i: int, place: str) -> None:
+        """Weights of a slot that this step does not use take room too."""
+        for name in operator.inputs:
+            if self.graph.tensors[name].role == "weight":
+                shard = input_shard(self.graph, operator, name, rule, i)
+                if shard is not None and not shard.empty:
+                    self._place(name, place, shard)
 
     def _in_memory(self, operator: Operator, rule: Rule, i: int, slot: Slot) -> tuple[Kernel, ...]:
         """Kernels of a product that is to run in the slot's memory; none otherwise."""
@@ -516,6 +533,9 @@ class _Pass:
         rules = [(member, self.sharding.rules[member.name]) for member in group]
         kernel = elementwise_kernel(self.graph, rules, i, later)
         writes = self._outputs(group, i, place, (task,))
+        if not writes:  # none of the rows are this slot's
+            self._outputs(group, i, place, ())
+            return
         self._add(
             Task(
                 name=task,
