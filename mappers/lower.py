@@ -128,7 +128,7 @@ class _Lowering:
         )
 
     def _placement(self) -> Iterator[Operand]:
-        """What lies where; parts of what lies there whole, such as a head that is the embedding, only once."""
+        """What lies where; parts of what lies there whole, as a head that is the embedding, only once."""
         for (tensor, place, shard), operand in self.placed.items():
             if shard == WHOLE or (tensor, place, WHOLE) not in self.placed:
                 yield operand

@@ -127,7 +127,7 @@ def test_work_bytes_and_times_add_up(case: tuple[Model, list[Graph], System, Map
 
 
 @given(cases())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_programs_compute_their_graphs(case: tuple[Model, list[Graph], System, Mapping]) -> None:
     _, (graph, *_), target, mapping = case
     program, _ = lowered([graph], target, mapping.model_copy(update={"steps": 1}))
