@@ -51,6 +51,24 @@ def lower(
     return _Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
 
 
+def stage_bytes(graph: Graph, stages: int) -> list[int]:
+    """Bytes of weights and caches in each pipeline stage of a graph, each counted once."""
+    layers = sorted({op.layer for op in graph if op.layer is not None})
+    held: list[set[str]] = [set() for _ in range(stages)]
+    for operator in graph:
+        for name in (*operator.inputs, *operator.outputs):
+            if graph.tensors[name].role in ("weight", "cache"):
+                held[_stage_of(operator, layers, stages)].add(name)
+    return [sum(graph.tensors[name].bytes for name in names) for names in held]
+
+
+def _stage_of(operator: Operator, layers: list[int], stages: int) -> int:
+    """Layers in equal numbers; what stands before them is in the first stage, behind in the last."""
+    if operator.layer is None:
+        return 0 if operator.group == "embedding" else stages - 1
+    return layers.index(operator.layer) * stages // len(layers)
+
+
 class _Lowering:
     """The units, and what all passes add to."""
 
@@ -89,11 +107,8 @@ class _Lowering:
         return [slots[i * width : (i + 1) * width] for i in range(n)]
 
     def stage_of(self, operator: Operator) -> int:
-        """Layers in equal numbers; what stands before them is in the first stage, behind in the last."""
-        n = len(self.stages)
-        if operator.layer is None:
-            return 0 if operator.group == "embedding" else n - 1
-        return self.layers.index(operator.layer) * n // len(self.layers)
+        """The pipeline stage that an operator runs in."""
+        return _stage_of(operator, self.layers, len(self.stages))
 
     def place_of(self, unit: str) -> str:
         """Where the data of a unit lie."""

@@ -16,9 +16,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +31,7 @@ import neardata.studies
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import System, load_system
-from neardata.mappers.lower import lower
+from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.sim.program import Program
 from neardata.sim.system.engine import Costs, run
@@ -211,8 +213,21 @@ def points(
 
 def run_point(study: Study, label: str, batch: int) -> Point:
     """One system at one batch size, its ``fit`` counts decided by what has to be held."""
-    program, system, costs = lower_point(study, label, batch)
-    return Point(label, batch, system, program, run(program, system, costs=costs))
+    with _no_collection():
+        program, system, costs = lower_point(study, label, batch)
+        return Point(label, batch, system, program, run(program, system, costs=costs))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Tens of thousands of tasks without a cycle among them: looking for cycles takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def model_of(study: Study) -> Model:
@@ -276,8 +291,8 @@ def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System
     together = sum(one.capacities[place] for place in {one.instances[g].place for g in fit})
     least = -(-(graph.weight_bytes + graph.cache_bytes) // together)
     for n in range(max(least, 1), MOST_DEVICES + 1):
-        # inside a stage rows and heads are divided by powers of two
-        if mapping.pipeline == "all" or n & (n - 1) == 0:
+        even = n & (n - 1) == 0  # inside a stage rows and heads are divided by powers of two
+        if max(stage_bytes(graph, n)) <= together if mapping.pipeline == "all" else even:
             yield base.with_counts(**dict.fromkeys(fit, n))
 
 
