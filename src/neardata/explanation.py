@@ -42,6 +42,7 @@ def explain(program: Program, system: System, *, operator: str | None = None) ->
         for place, held in program.bytes_at.items():
             there = system.capacities.get(place, 0)
             yield f"  {place}: {held / 1e9:,.2f} of {there / 1e9:,.2f} GB"
+    yield from program.notes
     shown: set[tuple[str, Kernel]] = set()
     for task in program.tasks:
         if operator is not None and not any(operator in name for name in (task.name, *task.operators)):

@@ -32,7 +32,7 @@ from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import System, load_system
 from neardata.mappers.lower import lower, stage_bytes
-from neardata.mappers.mapping import Mapping, processor_group
+from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.sim.program import Program
 from neardata.sim.system.engine import Costs, run
 from neardata.sim.system.report import SystemReport
@@ -241,6 +241,8 @@ def model_of(study: Study) -> Model:
         InputError: positions for a model that learns none.
     """
     model = load_model(study.model)
+    if model.encoder_layers:
+        raise InputError(f"{study.model} has an encoder; studies are of decoders alone", key="model")
     if study.positions is None:
         return model
     if not model.positions:
@@ -255,7 +257,7 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
         InputError: the model does not fit.
     """
     model, choice = model_of(study), study.systems[label]
-    base = load_system(choice.system, choice.set).with_counts(**choice.units)
+    base = _with_partners(load_system(choice.system, choice.set).with_counts(**choice.units), choice.mapping)
     worst: InputError | None = None
     for system in _candidates(
         base, choice.mapping, _graph(study, model, batch, _routing(study, model, 0, batch))
@@ -271,6 +273,17 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
             f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}"
         )
     raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
+
+
+def _with_partners(system: System, mapping: Mapping) -> System:
+    """Processors and the memories of their slots in equal numbers, where one number is given."""
+    groups = (processor_group(system, mapping), pim_group(system, mapping))
+    counts = {group: system.units[group].count for group in groups if group is not None}
+    given = {count for count in counts.values() if count != "fit"}
+    if len(given) != 1:
+        return system
+    (count,) = given
+    return system.with_counts(**{group: int(count) for group, n in counts.items() if n == "fit"})
 
 
 def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System]:
