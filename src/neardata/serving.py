@@ -34,9 +34,10 @@ from neardata.workloads.precision import Format
 
 MEMORY_SHARE = 0.9
 """Of a device's memory that vLLM uses (``gpu_memory_utilization``)."""
-HOST_PS = 0
-"""Time a step takes beyond its kernels: the host prepares inputs, samples and hands over tokens.
-Calibrated; see below."""
+HOST_PS = 1_500_000_000
+"""Time of a step beyond the kernels of its graph: sampling, inputs copied, tokens handed over.
+Calibrated: the mean time between tokens of the first 100 of 300 requests that vLLM 0.19 served with
+Llama-3.1-8B on one RTX PRO 6000 (``python benchmarks/serving.py calibrate``), and nothing else."""
 IDLE = Batch((1,), (1,))
 """What a rank without work runs beside others: one token of a dummy sequence, as vLLM does."""
 
@@ -124,7 +125,7 @@ class StepCosts:
         if not batch.swapped_tokens:
             return 0
         if self.swap_ps is None:
-            raise InputError("keys and values are swapped to the host, but no link to it is given", key="swap")
+            raise InputError("keys and values go to the host, but no link to it is given", key="swap")
         return self.swap_ps(batch.swapped_tokens)
 
     def attention_ps(self, fixed: _Fixed, batch: Batch) -> int:
@@ -193,8 +194,8 @@ class StepCosts:
         Raises:
             InputError: the weights alone do not fit.
         """
-        places = [self.system.capacities[self.system.instances[u].place] for u in self.system.names(self.group)]
-        return _blocks(self, self.weight_bytes(), sum(places), block_tokens)
+        capacity = self.system.count(self.group) * self.system.capacity_bytes(self.group)
+        return _blocks(self, self.weight_bytes(), capacity, block_tokens)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
@@ -206,8 +207,8 @@ def _blocks(costs: StepCosts, weight_bytes: int, capacity: int, block_tokens: in
     block = Format.parse(costs.formats.cache).bytes_of(costs.model.cache_elements_per_token * block_tokens)
     if left < block:
         raise InputError(
-            f"{costs.model.name} takes {weight_bytes:,} of {capacity:,} bytes, of which {MEMORY_SHARE:.0%} are"
-            " used: no room for keys and values", key="system",
+            f"{costs.model.name} takes {weight_bytes:,} of {capacity:,} bytes, of which {MEMORY_SHARE:.0%}"
+            " are used: no room for keys and values", key="system",
         )  # fmt: skip
     return left // block
 
@@ -295,8 +296,9 @@ class ExpertParallelCosts:
         assert experts is not None
         form = Format.parse(self.own.formats.activations)
         rows = self.ranks * most_tokens
-        gathered = all_gather(self.link, self.ranks, form.bytes_of(rows * (self.model.hidden + experts.count)))
-        scattered = all_gather(self.link, self.ranks, form.bytes_of(rows * self.model.hidden))
+        hidden = self.model.hidden
+        gathered = all_gather(self.link, self.ranks, form.bytes_of(rows * (hidden + experts.count)))
+        scattered = all_gather(self.link, self.ranks, form.bytes_of(rows * hidden))
         return len(experts.layers) * (gathered + scattered)
 
     def blocks(self, block_tokens: int = 16) -> int:
@@ -315,7 +317,8 @@ class ExpertParallelCosts:
 
 def _is_experts(task: Task) -> bool:
     """Whether a task is of the routed experts themselves, behind dispatch and before combination."""
-    return bool(task.operators) and all(name.partition(".")[2].startswith("experts.") for name in task.operators)
+    names = [name.partition(".")[2] for name in task.operators]
+    return bool(names) and all(name.startswith("experts.") for name in names)
 
 
 def representatives(model: Model) -> dict[int, int]:
