@@ -10,11 +10,11 @@ import typer
 
 from neardata.cli.options import Json
 
-NARROWEST = 120
-"""Columns of text for the table."""
-
 if TYPE_CHECKING:
     from neardata.serving_study import ServingStudy
+
+NARROWEST = 150
+"""Columns of text for the table."""
 
 
 def serve(
@@ -84,13 +84,13 @@ def _print(study: ServingStudy, path: Path, done: list[tuple[str, dict[str, floa
     if any("shown_mean_ms" in figures for _, figures in done):
         names.insert(1, ("shown", "first shown"))
     table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("setup\nms, p50 / p99")
+    table.add_column("setup\np50 / p99", no_wrap=True)
     for _, title in names:
         table.add_column(title, justify="right", no_wrap=True)
     for title in ("tokens/s", "batch", "busy", "preempted", "moved"):
         table.add_column(title, justify="right", no_wrap=True)
     for label, figures in done:
-        times = [f"{figures[f'{n}_p50_ms']:,.4g} / {figures[f'{n}_p99_ms']:,.4g}" for n, _ in names]
+        times = [" / ".join(si_time(figures[f"{n}_{p}_ms"] * 1e6) for p in ("p50", "p99")) for n, _ in names]
         table.add_row(
             escape(label), *times, f"{figures['tokens_per_s']:,.0f}", f"{figures['mean_batch']:.1f}",
             f"{figures['busy']:.0%}", f"{figures['preemptions']:,}", f"{figures['moves']:,}",
