@@ -102,10 +102,10 @@ class ConfigFile:
             return model.model_validate(document)
         except ValidationError as error:
             keys, message = first_problem(model, error)
-            raise self.error(message, *at, *_keys_in(document, keys)) from None
+            raise self.error(message, *at, *keys_in(document, keys)) from None
 
 
-def _keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
+def keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
     """The key path without what pydantic adds to it: the names of union branches."""
     kept = []
     for i, key in enumerate(keys):

@@ -1,5 +1,8 @@
 """Run a lowered program on data: `execute`, and `verify` against the graph's own result.
 
+Programs of one graph: repetitions for micro-batches and further steps have names of their own, which are
+not known here.
+
 Every place holds, of every tensor, numbers and a mark for each element of how much of it is there.
 Tasks run in the order of the program. A task reads only what is complete in its own place and was
 put there by tasks that it waits for (``after``, directly or through others); it computes its slice
@@ -21,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neardata.arch.precision import INTEGERS
+from neardata.arch.system import System
 from neardata.sim.program import Collective, Operand, Program, Slices, Task, Transfer
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
-from neardata.workloads.precision import INTEGERS
 from neardata.workloads.semantics import Quantised, Value, Values
 
 Marks = NDArray[np.uint64]
@@ -32,7 +36,8 @@ COMPLETE = np.uint64(0x9E3779B97F4A7C15)
 """Mark of an element that is all there."""
 NOTHING = np.uint64(0)
 MATRIX_KINDS = ("linear", "expert_linear", "head_linear", "attention")
-"""Kinds whose every output is computed once in all places together; others may be repeated."""
+"""Kinds whose every output is computed in all places together as often as ``Program.operators`` says by its
+MACs, once if it does not; others may be repeated."""
 
 
 class ProgramError(ValueError):
@@ -46,6 +51,8 @@ class _Cell:
     value: Any
     """Array or `Quantised`, of the tensor's whole shape."""
     mark: Marks
+    blank: NDArray[np.bool_]
+    """Written as a partial sum of nothing: no expert of a token is here."""
     writers: list[tuple[int, tuple[slice, ...], bool]] = field(default_factory=list)
     """Task number, what it wrote, by adding?"""
 
@@ -70,7 +77,7 @@ def execute(
         ValueError: a value is missing or has another shape.
 
     >>> from neardata.sim.program import MatMul
-    >>> from neardata.workloads.precision import Format
+    >>> from neardata.arch.precision import Format
     >>> graph = Graph("one product", "decode", 1)
     >>> for name, shape in {"x": (1, 2), "w": (2, 2), "y": (1, 2)}.items():
     ...     _ = graph.tensor(name, shape, Format("int32"), "weight" if name == "w" else "activation")
@@ -82,6 +89,11 @@ def execute(
     {'y': array([[11, 17]])}
     """
     return _Run(program, graph, values, reach or {}).results()
+
+
+def reach_of(system: System) -> dict[str, tuple[str, ...]]:
+    """Places where the units of a system keep their data, for `execute`."""
+    return {name: (instance.place,) for name, instance in system.instances.items()}
 
 
 def verify(
@@ -132,6 +144,10 @@ class _Run:
         self.cells: dict[tuple[str, str], _Cell] = {}
         self.computed: dict[str, Marks] = {}
         """Of outputs of matrix operators, the marks computed in all places together."""
+        self.names = {operator.name for operator in graph}
+        self.shared: dict[tuple[str, ...], tuple[Operand, ...]] = {}
+        """Reads of operators, for those of their tasks that name none."""
+        self.sources: list[Operand] = []
         self.waits = _ancestors(program)
         for operand in program.placement:
             self.put_at_start(operand)
@@ -164,7 +180,8 @@ class _Run:
             else:
                 integer = tensor.format.dtype in INTEGERS
                 value = np.zeros(tensor.shape, dtype=np.int64 if integer else np.float64)
-            self.cells[key] = _Cell(value, np.zeros(tensor.shape, dtype=np.uint64))
+            marks = np.zeros(tensor.shape, dtype=np.uint64)
+            self.cells[key] = _Cell(value, marks, np.zeros(tensor.shape, dtype=bool))
         return self.cells[key]
 
     def put_at_start(self, operand: Operand) -> None:
@@ -210,12 +227,12 @@ class _Run:
         """All of an operand is complete, and was put there by tasks waited for."""
         index = self.index(operand)
         cell = self.cells.get((operand.place, operand.tensor))
-        held = None if cell is None else cell.mark[index]
-        if cell is None or held is None or (held == NOTHING).any():
-            missing = "nothing" if cell is None or held is None else _count(held == NOTHING)
-            raise self.error(
-                operand, f"is read, but is not there ({missing} missing)".replace("nothing", "all")
-            )
+        if cell is None:
+            raise self.error(operand, "is read, but is not there")
+        held = cell.mark[index]
+        missing = (held == NOTHING) & ~cell.blank[index]
+        if missing.any():
+            raise self.error(operand, f"is read, but is not there ({_count(missing)} missing)")
         if not partial and (held != COMPLETE).any():
             raise self.error(operand, f"is read, but its sums are not complete ({_count(held != COMPLETE)})")
         self.check_waits(operand, cell, index, among=lambda added: True)
@@ -238,6 +255,7 @@ class _Run:
                 raise self.error(operand, "is kept with scales: partial sums cannot be added")
             cell.value[index] += value
             cell.mark[index] += mark
+            cell.blank[index] |= mark == NOTHING
         else:
             if there.any():
                 raise self.error(operand, f"is written, but is there already ({_count(there)})")
@@ -255,31 +273,35 @@ class _Run:
         if isinstance(task.kernel, Transfer | Collective):
             self.move(task)
             return
-        kinds = {self.graph[name].kind for name in task.operators if name in self.graph}
+        summed = {
+            self.graph[n].inputs[0]
+            for n in task.operators
+            if n in self.names and self.graph[n].kind == "combine"
+        }
         for operand in task.reads:
             self.check_place(operand)
-            self.check_read(operand, partial=kinds == {"combine"})
+            self.check_read(operand, partial=operand.tensor in summed)
+        if task.reads:
+            self.shared[task.operators] = task.reads
         if not task.writes:
             return
-        known = {operator.name for operator in self.graph}
+        # an operator of several kernels reads with its first, and writes with its last
+        self.sources = [*(task.reads or self.shared.get(task.operators, ()))]
+        waiting = list(task.writes)
         for name in task.operators:
-            if name not in known:
+            if name not in self.names:
                 raise ProgramError(f"task '{task.name}': operator '{name}' is not in the graph")
-        written = list(task.writes)
-        for name in task.operators:
             operator = self.graph[name]
-            for operand in [o for o in written if o.tensor in operator.outputs]:
-                written.remove(operand)
+            mine = [operand for operand in waiting if operand.tensor in operator.outputs]
+            waiting = [operand for operand in waiting if operand.tensor not in operator.outputs]
+            for operand in mine:
                 self.check_place(operand)
                 self.compute(operator, operand)
-            # what one operator of the task makes, the next ones may use
-            made = tuple(o for o in task.writes if o.tensor in operator.outputs)
-            self.task = replace(self.task, reads=self.task.reads + made)
-        if written:
-            raise self.error(written[0], f"is not an output of operator '{' + '.join(task.operators)}'")
+            self.sources += mine
+        for operand in waiting:
+            raise self.error(operand, f"is not an output of {', '.join(task.operators) or 'any operator'}")
 
     def compute(self, operator: Operator, operand: Operand) -> None:
-        """A slice of an output, into its place."""
         if operator.kind == "kv_append":
             self.append(operator, operand)
             return
@@ -295,7 +317,7 @@ class _Run:
         and it is written by ``all_reduce``."""
         reduce = isinstance(task.kernel, Collective) and task.kernel.operation == "all_reduce"
         parts: dict[str, _Cell] = {}
-        for operand in task.reads:
+        for operand in self.new_parts(task.reads):
             self.check_read(operand, partial=True)
             source = self.cells[operand.place, operand.tensor]
             part = parts.setdefault(operand.tensor, self.empty(operand.tensor))
@@ -311,7 +333,7 @@ class _Run:
                 raise self.error(operand, "is read twice, and is not the same")
             _assign(part.value, index, source.value[index])
             part.mark[index] = source.mark[index]
-        for operand in task.writes:
+        for operand in self.new_parts(task.writes):
             index = self.index(operand)
             if operand.tensor not in parts or (parts[operand.tensor].mark[index] == NOTHING).any():
                 raise self.error(operand, "is written, but the task does not read it")
@@ -320,6 +342,19 @@ class _Run:
             if target is not None and not operand.add:
                 self.replace(operand, part, target, index, reduce=reduce)
             self.write(operand, part.value[index], part.mark[index].copy(), index)
+
+    def new_parts(self, operands: Sequence[Operand]) -> Iterable[Operand]:
+        """The operands; of caches to which rows were appended, only these rows are sent."""
+        for operand in operands:
+            producer = self.graph.producer(self.tensor(operand.tensor).name)
+            if producer is None or self.graph[producer].kind != "kv_append":
+                yield operand
+                continue
+            first, *others = self.index(operand)
+            for row in self.new_rows(self.graph[producer]).tolist():
+                if first.start <= row < first.stop:
+                    rest = tuple((i.start, i.stop) for i in others)
+                    yield replace(operand, slices=((row, row + 1), *rest))
 
     def replace(
         self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool
@@ -362,12 +397,13 @@ class _Run:
     def results(self) -> Values:
         """Every tensor that operators made, complete."""
         for name, marks in self.computed.items():
-            copies = self.program.operators.get(self.graph.producer(name) or "", {}).get("copies", 1)
+            copies = self.copies(name)
             with np.errstate(over="ignore"):
                 wrong = marks != COMPLETE * np.uint64(copies)
             if wrong.any():
+                times = "once" if copies == 1 else f"{copies} times"
                 raise ProgramError(
-                    f"tensor '{name}': {_count(wrong)} not computed exactly once, first at {_first(wrong)}"
+                    f"tensor '{name}': {_count(wrong)} not computed exactly {times}, first at {_first(wrong)}"
                 )
         out: Values = {}
         for operator in self.graph:
@@ -379,8 +415,22 @@ class _Run:
                     raise ProgramError(f"tensor '{name}', a result of the graph, is not computed")
         return out
 
+    def copies(self, name: str) -> int:
+        """How many times the program says that it does the operator that makes a tensor: small ones may be
+        repeated on every unit."""
+        producer = self.graph.producer(name)
+        assert producer is not None
+        macs = self.graph[producer].macs
+        declared = self.program.operators.get(producer, {}).get("macs", macs)
+        if not macs:
+            return 1
+        if declared % macs:
+            raise ProgramError(f"operator '{producer}': {declared} MACs declared, once it has {macs}")
+        return int(declared // macs)
+
     def gathered(self, name: str) -> Value | None:
-        """A tensor from the places that have parts of it; None where no task has touched it."""
+        """A tensor from the places that have parts of it; None where no task has touched it, or
+        it goes on as partial sums."""
         tensor = self.tensor(name)
         found = self.empty(name)
         touched = False
@@ -397,6 +447,8 @@ class _Run:
         if not touched:
             return None
         missing = found.mark != COMPLETE
+        if missing.any() and any(o.kind == "combine" and o.inputs[0] == name for o in self.graph):
+            return None  # its partial sums went into the combination; `computed` has counted them
         if missing.any():
             raise ProgramError(
                 f"tensor '{name}': {_count(missing)} never complete, first at {_first(missing)}"
@@ -410,7 +462,7 @@ class _Run:
         shape = self.tensor(name).shape
         seen = np.zeros(shape, dtype=bool)
         value: Any = None
-        for operand in self.task.reads:
+        for operand in self.sources:
             if operand.tensor == name:
                 index = self.index(operand)
                 whole = self.cells[operand.place, name].value
@@ -430,7 +482,7 @@ class _Run:
         """A slice of an input; all of it must be among what the task reads in one place."""
         seen = np.zeros(tuple(i.stop - i.start for i in index), dtype=bool)
         found = self.empty(name)
-        for operand in self.task.reads:
+        for operand in self.sources:
             if operand.tensor != name:
                 continue
             common = tuple(
@@ -450,7 +502,7 @@ class _Run:
         return found.value[index]
 
     def slices_read(self, name: str) -> list[tuple[slice, ...]]:
-        return [self.index(operand) for operand in self.task.reads if operand.tensor == name]
+        return [self.index(operand) for operand in self.sources if operand.tensor == name]
 
 
 # --- slices of operators --------------------------------------------------------------------------
@@ -558,6 +610,27 @@ def _attention(run: _Run, operator: Operator, operand: Operand) -> Made:
         raise run.error(operand, "cuts a sequence")
 
 
+def _combine(run: _Run, operator: Operator, operand: Operand) -> Made:
+    """Sums over experts are linear: partial ones, and those of some experts, give partial sums."""
+    index = run.index(operand)
+    name = operator.inputs[0]
+    rows = np.zeros(run.tensor(name).shape)
+    there = np.zeros(rows.shape, dtype=np.uint64)
+    for read in run.sources:
+        if read.tensor == name:
+            part, cell = run.index(read), run.cells[read.place, name]
+            rows[part] = semantics.dequantised(cell.value)[part]
+            there[part] = cell.mark[part]
+    ids = run.read(operator.inputs[1])
+    value = semantics.combine(rows, ids, run.read(operator.inputs[2]))[index]
+    if np.isnan(value).any():
+        raise run.error(operand, f"needs more of '{operator.inputs[2]}' than the task reads")
+    unsorted = np.empty_like(there)
+    unsorted[semantics.order_by_expert(ids)] = there * np.uint64(pow(int(COMPLETE), -1, 2**64))
+    of_experts = unsorted.reshape(*ids.shape, -1) * marks_of_k(ids.shape[1])[None, :, None]
+    yield value, of_experts.sum(axis=1, dtype=np.uint64)[index], index
+
+
 def _whole(run: _Run, operator: Operator, operand: Operand) -> Made:
     """Other kinds: computed whole from what the task reads; what is written must not need the rest."""
     index = run.index(operand)
@@ -573,34 +646,6 @@ def _whole(run: _Run, operator: Operator, operand: Operand) -> Made:
     if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
         raise run.error(operand, "needs more of the inputs than the task reads")
     yield value, COMPLETE, index
-
-
-def _combine(run: _Run, operator: Operator, operand: Operand) -> Made:
-    """Sums over the experts whose rows the task reads: partial where rows, or their sums, are."""
-    index = run.index(operand)
-    rows, ids, shares = operator.inputs
-    chosen = np.asarray(run.read(ids))
-    width = run.tensor(rows).shape[1]
-    place = np.empty(chosen.size, dtype=np.int64)
-    place[np.argsort(chosen.ravel(), kind="stable")] = np.arange(chosen.size)
-    weight = run.read(shares)
-    value = np.zeros((len(chosen), width))
-    mark = np.zeros(len(chosen), dtype=np.uint64)
-    marks = marks_of_k(chosen.shape[1])
-    cell = run.cells[run.task.reads[0].place, rows]
-    whole: set[int] = set()
-    for read in run.slices_read(rows):
-        for token, choice in np.ndindex(chosen.shape):
-            row = int(place[token * chosen.shape[1] + choice])
-            if read[0].start <= row < read[0].stop:
-                value[token] += weight[token, choice] * semantics.dequantised(cell.value)[row]
-                mark[token] += marks[choice]
-                whole |= {int(m) for m in np.unique(cell.mark[row])}
-    if whole != {int(COMPLETE)}:  # partial sums of every row: the result is as partial as they are
-        if len(whole) != 1 or (mark != COMPLETE).any():
-            raise run.error(operand, "is made of rows of which different parts are there")
-        mark[:] = whole.pop()
-    yield value[index], np.broadcast_to(mark[:, None], value.shape)[index], index
 
 
 _EVALUATE: dict[str, Callable[[_Run, Operator, Operand], Made]] = {

@@ -132,7 +132,7 @@ def _looked_at(operator: Operator) -> tuple[int, ...]:
 def elementwise_kernel(
     graph: Graph, operators: Sequence[tuple[Operator, Rule]], slot: int, used_later: set[str]
 ) -> Elementwise:
-    """One pass for operators that follow each other: what comes from outside is read, what goes on written."""
+    """One pass for operators that follow each other: outside inputs are read, what is used later written."""
     made: set[str] = set()
     seen: set[str] = set()
     read = write = operations = 0

@@ -51,6 +51,24 @@ def lower(
     return _Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
 
 
+def stage_bytes(graph: Graph, stages: int) -> list[int]:
+    """Bytes of weights and caches in each pipeline stage of a graph, each counted once."""
+    layers = sorted({op.layer for op in graph if op.layer is not None})
+    held: list[set[str]] = [set() for _ in range(stages)]
+    for operator in graph:
+        for name in (*operator.inputs, *operator.outputs):
+            if graph.tensors[name].role in ("weight", "cache"):
+                held[_stage_of(operator, layers, stages)].add(name)
+    return [sum(graph.tensors[name].bytes for name in names) for names in held]
+
+
+def _stage_of(operator: Operator, layers: list[int], stages: int) -> int:
+    """Layers in equal numbers; what stands before them is in the first stage, behind in the last."""
+    if operator.layer is None:
+        return 0 if operator.group == "embedding" else stages - 1
+    return layers.index(operator.layer) * stages // len(layers)
+
+
 class _Lowering:
     """The units, and what all passes add to."""
 
@@ -87,11 +105,8 @@ class _Lowering:
         return [slots[i * width : (i + 1) * width] for i in range(n)]
 
     def stage_of(self, operator: Operator) -> int:
-        """Layers in equal numbers; what stands before them is in the first stage, behind in the last."""
-        n = len(self.stages)
-        if operator.layer is None:
-            return 0 if operator.group == "embedding" else n - 1
-        return self.layers.index(operator.layer) * n // len(self.layers)
+        """The pipeline stage that an operator runs in."""
+        return _stage_of(operator, self.layers, len(self.stages))
 
     def place_of(self, unit: str) -> str:
         """Where the data of a unit lie."""
@@ -134,8 +149,14 @@ class _Lowering:
                 after = results + after
             self.tasks.append(
                 Task(
-                    named(task.name, step), task.unit, task.kernel, after, task.operators, task.reads, task.writes
-                )  # fmt: skip
+                    named(task.name, step),
+                    task.unit,
+                    task.kernel,
+                    after,
+                    task.operators,
+                    task.reads,
+                    task.writes,
+                )
             )
 
     def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
@@ -168,9 +189,7 @@ def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
 class _Pass:
     """One step of one graph."""
 
-    def __init__(
-        self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str
-    ) -> None:
+    def __init__(self, low: _Lowering, graph: Graph, sharding: Sharding, prefix: str, step: str) -> None:
         self.low, self.graph, self.sharding = low, graph, sharding
         self.prefix = prefix
         """Of tensors and operators: the micro-batch."""
@@ -218,7 +237,8 @@ class _Pass:
         if self.low.stage_of(group[0]) != self.low.stage_of(operator):
             return False
         made = {name for member in group for name in member.outputs}
-        if not any(name in made for name in operator.inputs):
+        keys_and_values = group[-1].kind == operator.kind == "kv_append"
+        if not keys_and_values and not any(name in made for name in operator.inputs):
             return False
         rules = [self.sharding.rules[member.name].form for member in (group[0], operator)]
         if (rules[0] == "whole") != (rules[1] == "whole"):
@@ -284,7 +304,9 @@ class _Pass:
         slots = low.stages[low.stage_of(self.graph[producer])]
         rule = self.sharding.rules[producer]
         adds = self.sharding.state[name] == "partial"
-        places, after, reads = [], [], []
+        places: list[str] = []
+        after: list[str] = []
+        reads: list[Operand] = []
         for i in range(len(slots)):
             place, tasks = next(iter(self.held[name, i].items()))
             places.append(place)
@@ -316,10 +338,8 @@ class _Pass:
 
     def _operand(self, name: str, place: str, shard: Shard, *, add: bool = False) -> Operand:
         tensor = self.graph.tensors[name]
-        shared = tensor.role == "weight"
-        return Operand(
-            name if shared else self.prefix + name, place, bytes_of(tensor, shard), regions_of(tensor, shard), add
-        )  # fmt: skip
+        whose = name if tensor.role == "weight" else self.prefix + name
+        return Operand(whose, place, bytes_of(tensor, shard), regions_of(tensor, shard), add)
 
     def _place(self, name: str, place: str, shard: Shard) -> Operand:
         """What lies there at the start: weights, caches of earlier tokens, token numbers."""
@@ -394,7 +414,9 @@ class _Pass:
                 for name in operator.outputs:
                     self.held[name, i] = {self.low.place_of(slot.processor): ()}
             return
-        there = [self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)]
+        there = [
+            self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
+        ]
         if all(there):
             assert slot.pim is not None
             for operator, kernels in zip(group, there, strict=True):
@@ -428,19 +450,42 @@ class _Pass:
         chained = group[0].kind == "attention"
         writes = self._outputs(group, i, place, names[-1:] if chained else names)
         experts = self._by_expert(group[0], reads, writes) if len(kernels) > 1 and not chained else []
+        waits = after
         for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
+            # attention's softmax, where the memory has no unit for it
+            between = kernel if isinstance(kernel, Elementwise) else None
+            if between is not None:
+                waits = self._cross(name, place, self.low.place_of(processor), between.read_bytes, waits)
+            if experts:
+                operands = experts[k]
+            else:
+                operands = (() if between else reads, writes if k == len(names) - 1 else ())
             self._add(
                 Task(
                     name=name,
-                    unit=processor if isinstance(kernel, Elementwise) else unit,
+                    unit=processor if between else unit,
                     kernel=kernel,
-                    after=names[k - 1 : k] if chained and k else after,
+                    after=waits,
                     operators=tuple(self.prefix + operator.name for operator in group),
-                    reads=experts[k][0] if experts else reads,
-                    writes=experts[k][1] if experts else writes if k == len(names) - 1 else (),
+                    reads=operands[0],
+                    writes=operands[1],
                 )
             )
+            if chained:
+                waits = (name,) if k + 1 < len(names) else waits
+            if between is not None:
+                waits = self._cross(name, self.low.place_of(processor), place, between.write_bytes, waits)
         self.ends += names[-1:] if chained else names
+
+    def _cross(
+        self, name: str, origin: str, target: str, size: int, after: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Scores or probabilities to where they are worked on next."""
+        if origin == target:
+            return after
+        task = f"{name}:{origin}->{target}"
+        self._add(Task(task, self._link(origin, target), Transfer(origin, target, size), after))
+        return (task,)
 
     def _by_expert(
         self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]
@@ -488,12 +533,32 @@ class _Pass:
             )
         )
         self.ends += (task,)
-        for member in group:
-            if member.kind == "kv_append":
-                self._append_cache(member, i, slot, task)
+        self._append_caches([member for member in group if member.kind == "kv_append"], i, slot, task)
 
-    def _append_cache(self, operator: Operator, i: int, slot: Slot, task: str) -> None:
-        """The cache of earlier tokens lies where attention runs; new rows are sent there."""
+    def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
+        """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
+        here = self.low.place_of(slot.processor)
+        away: dict[str, list[tuple[str, tuple[Operand, ...]]]] = {}
+        for operator in appends:
+            home, new = self._append_cache(operator, i, slot)
+            if home != here:
+                away.setdefault(home, []).append((operator.outputs[0], new))
+        for home, sent in away.items():
+            rows = tuple(operand for _, new in sent for operand in new)
+            transfer = Task(
+                name=f"{self.name}{sent[-1][0]}->{home}",
+                unit=self._link(here, home),
+                kernel=Transfer(here, home, sum(o.bytes for o in rows)),
+                after=(task,),
+                reads=rows,
+                writes=tuple(Operand(o.tensor, home, o.bytes, o.slices) for o in rows),
+            )
+            self._add(transfer)
+            for name, _ in sent:
+                self.held[name, i] = {home: (transfer.name,)}
+
+    def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, tuple[Operand, ...]]:
+        """Where a cache lies, and its new rows where they are made."""
         name, low = operator.outputs[0], self.low
         rule = self.sharding.rules[operator.name]
         shard = output_shard(self.graph, operator, name, rule, i)
@@ -503,19 +568,17 @@ class _Pass:
                 assert slot.pim is not None
                 home = low.place_of(slot.pim)
         self._place(name, home, shard)
-        if home == here:
-            return
+        return home, self._new_rows(operator, here, shard)
+
+    def _new_rows(self, operator: Operator, place: str, shard: Shard) -> tuple[Operand, ...]:
+        """The rows that an operator appends to a cache: at the end of each sequence."""
+        name = operator.outputs[0]
         tensor = self.graph.tensors[name]
-        rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
-        share = shard.size / tensor.shape[1] if shard.dim is not None else 1
-        new = Operand(self.prefix + name, here, round(rows * share), regions_of(tensor, shard))
-        sent = Task(
-            name=f"{self.name}{name}->{home}",
-            unit=self._link(here, home),
-            kernel=Transfer(here, home, new.bytes),
-            after=(task,),
-            reads=(new,),
-            writes=(Operand(new.tensor, home, new.bytes, new.slices),),
-        )
-        self._add(sent)
-        self.held[name, i] = {home: (sent.name,)}
+        _, heads, width = regions_of(tensor, shard)
+        size = tensor.format.bytes_of((heads[1] - heads[0]) * (width[1] - width[0]), width[1] - width[0])
+        operands, end = [], 0
+        for new, context in zip(operator["queries"], operator["context"], strict=True):
+            end += context
+            rows = (end - new, end)
+            operands.append(Operand(self.prefix + name, place, new * size, (rows, heads, width)))
+        return tuple(operands)

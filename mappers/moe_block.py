@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from neardata.arch.errors import InputError
+from neardata.arch.precision import Format
 from neardata.sim.program import Kernel, MatMul, Pause
 from neardata.workloads.llm.model import Model
 from neardata.workloads.llm.routing import Routing
-from neardata.workloads.precision import Format
 
 Kernels = Callable[[int], tuple[Kernel, ...]]
 """What runs, one after the other, for an expert with that many tokens."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+from neardata.arch.precision import Format
 from neardata.mappers.sharding import Bounds, Rule
 from neardata.sim.program import Slices
 from neardata.workloads.graph import Graph, Operator, Tensor
-from neardata.workloads.precision import Format
 
 
 @dataclass(frozen=True)

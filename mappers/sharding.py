@@ -64,7 +64,7 @@ class Sharding:
         inputs = [name for name in operator.inputs if self.graph.tensors[name].role == "activation"]
         states = [self.state.get(name, "whole") for name in inputs]
         kind = operator.kind
-        split = next((s for s in states if s not in ("whole", "partial")), None)
+        split = next((s for s in states if not isinstance(s, str)), None)
         if kind in ("linear", "expert_linear"):
             if kind == "expert_linear" and self.spread:
                 experts = self.even(len(operator["tokens"]))

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from neardata.arch.config_file import ConfigFile, first_problem
+from neardata.arch.config_file import ConfigFile, first_problem, keys_in
 from neardata.arch.errors import InputError
 
 SCHEMA = 1
@@ -323,7 +323,7 @@ class Program:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:
             keys, message = first_problem(Program, error)
-            raise InputError(message, key=".".join(map(str, keys)) or None) from None
+            raise InputError(message, key=".".join(map(str, keys_in(data, keys))) or None) from None
 
     def write(self, path: Path) -> None:
         """As YAML, or JSON by the suffix ``.json``."""
@@ -347,7 +347,7 @@ class Program:
             return _ADAPTER.validate_python(file.data)
         except ValidationError as error:
             keys, message = first_problem(Program, error)
-            raise file.error(message, *keys) from None
+            raise file.error(message, *keys_in(file.data, keys)) from None
         except InputError as error:
             raise InputError(error.message, file=path, key=error.key) from None
 
@@ -368,11 +368,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-for _kind in (
+_TYPES: tuple[Any, ...] = (
     MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Pause,
     Operand, Task, Program,
-):  # fmt: skip
-    _kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+)  # fmt: skip
+for _type in _TYPES:
+    _type.__pydantic_config__ = _STRICT
 _ADAPTER: TypeAdapter[Program] = TypeAdapter(Program)
 
 

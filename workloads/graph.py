@@ -53,7 +53,7 @@ from typing import Any, Literal
 
 import networkx as nx  # type: ignore[import-untyped, unused-ignore]
 
-from neardata.workloads.precision import Format
+from neardata.arch.precision import Format
 
 Phase = Literal["prefill", "decode", "verify"]
 Role = Literal["weight", "activation", "cache", "index"]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neardata.arch.precision import INTEGERS, Format
 from neardata.workloads.graph import Graph, Operator, Tensor
-from neardata.workloads.precision import INTEGERS, Format
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -85,7 +85,7 @@ def limits(dtype: str) -> tuple[int, int]:
     >>> limits("int4")
     (-7, 7)
     """
-    from neardata.workloads.precision import BITS
+    from neardata.arch.precision import BITS
 
     top = 2 ** (BITS[dtype] - 1) - 1
     return -top, top

@@ -43,6 +43,10 @@ class Compute(StrictModel):
     """Queries and keys that a block of fused attention works on at a time."""
     unit_bytes: Whole
     """Memory of one unit that its blocks share, such as shared memory or a core's own cache."""
+    elementwise_ns: Positive | None = None
+    """Launch, fill and drain of an element-by-element kernel, where it is not ``efficiency.launch_ns``."""
+    splits: bool = True
+    """Long inner products, and the keys of attention, are split over units that would idle."""
     source: str
 
 
@@ -52,6 +56,9 @@ class Memory(StrictModel):
     bytes: Whole
     gb_per_s: Positive
     """Peak, 10^9 bytes/s."""
+    unit_gb_per_s: Positive | None = None
+    """The most that one unit draws, 10^9 bytes/s: fewer blocks than units do not reach the peak.
+    None: one could draw all of it."""
     source: str
 
 

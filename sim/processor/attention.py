@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from neardata.arch.errors import InputError
 from neardata.arch.processor import Processor
-from neardata.sim.processor.cost import Cost, kernel_cost
+from neardata.sim.processor.cost import Cost, kernel_cost, slowdown
 from neardata.sim.processor.roofline import StoredFormat, element_bits, stored_bytes
 
 SOFTMAX_LANES = 16
@@ -75,11 +75,12 @@ def attention(
     once_bytes = kv_bytes + work.queries * heads * row_bytes
     cache = processor.cache
     if work.queries == work.sequences:
-        compute_ps, cache_bytes, launches = _split_over_keys(tile, work, kv_heads, group)
+        splits = processor.compute.splits
+        compute_ps, cache_bytes, launches, blocks = _split_over_keys(tile, work, kv_heads, group, splits)
         again_bytes = 0
     else:
         compute_ps, cache_bytes = _tiles_of_queries(tile, work, heads)
-        launches = 1
+        launches, blocks = 1, work.blocks * heads
         held = cache is not None and kv_bytes <= kv_heads * cache.bytes
         again_bytes = 0 if held else round((_passes(tile, work, group) - 1) * kv_bytes)
     rate = processor.memory_bytes_per_ps * processor.efficiency.memory.value
@@ -96,6 +97,7 @@ def attention(
         softmax_ps=work.pairs * heads * tile.softmax_of_pair_ps,
         memory_ps=(once_bytes + again_bytes) / rate,
         launches=launches,
+        occupancy=slowdown(processor, blocks),
     )
 
 
@@ -234,18 +236,20 @@ def _work(tile: _Tile, queries: Sequence[int], context: Sequence[int]) -> _Work:
     return work
 
 
-def _split_over_keys(tile: _Tile, work: _Work, kv_heads: int, group: int) -> tuple[float, float, int]:
-    """One query a sequence: units' time, bytes from the cache, kernels."""
+def _split_over_keys(
+    tile: _Tile, work: _Work, kv_heads: int, group: int, may_split: bool
+) -> tuple[float, float, int, int]:
+    """One query a sequence: units' time, bytes from the cache, kernels, blocks."""
     tiles = kv_heads * -(-group // tile.rows)
     blocks, keys = work.blocks * tiles, work.block_keys * tiles
     slots = tile.units * tile.resident
-    splits = max(1, min(slots // blocks, work.longest // tile.keys))
+    splits = max(1, min(slots // blocks, work.longest // tile.keys)) if may_split else 1
     parts = blocks * splits
     work_ps = (keys * tile.shared_ps + parts * tile.block_ps / tile.resident) / tile.units
     spread_ps = work_ps * -(-parts // slots) * slots / parts if parts > slots else 0.0
     alone_ps = -(-work.longest // splits // tile.keys) * tile.keys * tile.alone_ps + tile.block_ps
     # a second kernel adds up the parts
-    return max(spread_ps, alone_ps), keys * tile.key_bytes, 2 if splits > 1 else 1
+    return max(spread_ps, alone_ps), keys * tile.key_bytes, 2 if splits > 1 else 1, parts
 
 
 def _tiles_of_queries(tile: _Tile, work: _Work, heads: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Literal
 from neardata.arch.processor import Processor
 
 Bound = Literal["compute", "memory", "cache", "launch"]
-CAUSES = ("launch", "efficiency", "softmax", "quantisation", "cache", "reread", "overlap")
+CAUSES = ("launch", "efficiency", "softmax", "quantisation", "cache", "reread", "occupancy", "overlap")
 """Why a kernel takes longer than its roofline:
 
 - ``launch``: starting it, filling and draining the units;
@@ -18,6 +18,7 @@ CAUSES = ("launch", "efficiency", "softmax", "quantisation", "cache", "reread", 
 - ``quantisation``: tiles that stick out of the operands, and the last, partly filled wave of tiles;
 - ``cache``: the tiles ask more of the last cache than it gives;
 - ``reread``: the same bytes fetched from memory more than once;
+- ``occupancy``: too few units at work to draw the memory's rate;
 - ``overlap``: arithmetic and memory that do not hide each other.
 """
 
@@ -75,6 +76,22 @@ def total(costs: Iterable[Cost]) -> Cost:
     )
 
 
+def slowdown(processor: Processor, blocks: int) -> float:
+    """How much longer the memory takes when ``blocks`` equal blocks draw from it, a wave of one per
+    unit after the other, each at most the rate of a unit.
+
+    >>> from neardata.arch.processor import load_processor
+    >>> gpu = load_processor("a100-80gb", {"memory.gb_per_s": 2160, "memory.unit_gb_per_s": 40})
+    >>> slowdown(gpu, 27), slowdown(gpu, 108)
+    (2.0, 1.0)
+    """
+    unit = processor.memory.unit_gb_per_s
+    if unit is None:
+        return 1.0
+    waves = -(-blocks // processor.compute.units)
+    return max(1.0, processor.memory.gb_per_s * waves / (blocks * unit))
+
+
 def kernel_cost(
     processor: Processor,
     *,
@@ -89,6 +106,8 @@ def kernel_cost(
     roofline_bytes: int | None = None,
     softmax_ps: float = 0.0,
     launches: int = 1,
+    launch_ns: float | None = None,
+    occupancy: float = 1.0,
 ) -> Cost:
     """The time of a kernel from that of its parts.
 
@@ -105,6 +124,8 @@ def kernel_cost(
         roofline_bytes: what must be moved at least (default: ``memory_bytes``).
         softmax_ps: what the softmax of the pairs themselves adds to their products.
         launches: kernels started.
+        launch_ns: of each (default: the processor's).
+        occupancy: how much longer the memory takes for want of units at work (`slowdown`).
     """
     efficiency, power = processor.efficiency, processor.power
     compute_ideal = flops / peak_ops_per_ps
@@ -115,7 +136,7 @@ def kernel_cost(
     if memory_ps is None:
         memory_ps = once_ps
     units_ps = max(compute_ps, cache_ps)
-    launch_ps = launches * efficiency.launch_ns.value * 1000
+    launch_ps = launches * (efficiency.launch_ns.value if launch_ns is None else launch_ns) * 1000
     # each cause is what it adds to those before it
     reached = max(compute_ideal, memory_ideal)
     roofline_ps = before = round(reached)
@@ -126,12 +147,14 @@ def kernel_cost(
         ("quantisation", max(compute_ps, once_ps)),
         ("cache", max(units_ps, once_ps)),
         ("reread", max(units_ps, memory_ps)),
+        ("occupancy", max(units_ps, memory_ps * occupancy)),
     ):
         if ps > reached:
             reached = ps
             after = round(ps)
             lost[cause] = after - before
             before = after
+    memory_ps *= occupancy
     shorter_ps = min(units_ps, memory_ps)
     for cause, ps in (("overlap", efficiency.exposed.value * shorter_ps), ("launch", launch_ps)):
         reached += ps

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.processor import Processor
-from neardata.sim.processor.cost import Cost, kernel_cost
+from neardata.sim.processor.cost import Cost, kernel_cost, slowdown
 
 _SPLITS = (1, 2, 4, 8)
 """Parts that a long inner product may be split into; their sums are added through the cache."""
@@ -183,6 +183,7 @@ def elementwise(
         cache_ps=cache_ps,
         cache_bytes=moved if cache else 0,
         launches=launches,
+        launch_ns=processor.compute.elementwise_ns,
     )
 
 
@@ -206,7 +207,11 @@ def _products(
     width = element_bits(activation_dtype) / 8
     rows = sum(m * count for m, count in products)
     units, cache = processor.compute.units, processor.cache
-    compute_ps, cache_ps, cache_bytes = _fastest_tiles(
+    activation_bits = rows * (k * element_bits(activation_dtype) + n * element_bits(output_dtype))
+    memory_bytes = weight_bytes + -(-activation_bits // 8)
+    memory_ps = memory_bytes / (processor.memory_bytes_per_ps * processor.efficiency.memory.value)
+    unit = processor.memory.unit_gb_per_s
+    compute_ps, cache_ps, cache_bytes, blocks = _fastest_tiles(
         processor.compute.tiles,
         units,
         peak * processor.efficiency.matrix.value / units,
@@ -215,17 +220,19 @@ def _products(
         n,
         k,
         width,
+        _SPLITS if processor.compute.splits else (1,),
+        memory_ps * processor.memory.gb_per_s / unit if unit else 0.0,
     )
-    activation_bits = rows * (k * element_bits(activation_dtype) + n * element_bits(output_dtype))
     return kernel_cost(
         processor,
         flops=2 * rows * n * k,
-        memory_bytes=weight_bytes + -(-activation_bits // 8),
+        memory_bytes=memory_bytes,
         peak_ops_per_ps=peak,
         pj_per_operation=processor.pj_per_operation(activation_dtype),
         compute_ps=compute_ps,
         cache_ps=cache_ps,
         cache_bytes=cache_bytes,
+        occupancy=slowdown(processor, blocks),
     )
 
 
@@ -239,18 +246,21 @@ def _fastest_tiles(
     n: int,
     k: int,
     width: float,
-) -> tuple[float, float, float]:
-    """Arithmetic time, cache time and cache bytes of the tiling that takes the least.
+    splits: tuple[int, ...],
+    unit_memory_ps: float,
+) -> tuple[float, float, float, int]:
+    """Arithmetic time, cache time, cache bytes and blocks of the tiling that takes the least.
 
-    Rates are in operations and bytes per ps; ``width`` is the bytes of an operand.
+    Rates are in operations and bytes per ps; ``width`` is the bytes of an operand, ``unit_memory_ps``
+    the memory's time if one unit drew all of it (0: any unit can at the memory's rate).
     """
     rows = sum(m * count for m, count in products)
-    best = (float("inf"), 0.0, 0.0, 0.0)
+    best = (float("inf"), 0.0, 0.0, 0.0, 1)
     for tile_m, tile_n in tile_shapes:
         tiles = sum(-(-m // tile_m) * count for m, count in products) * -(-n // tile_n)
         deep_ps = 2 * tile_m * tile_n / unit_peak
         deep_bytes = (tile_m + tile_n) * width
-        for split in _SPLITS:
+        for split in splits:
             parts = tiles * split
             if split > 1 and (parts > _SPLIT_WAVES * units or k < 2 * split):
                 break
@@ -261,6 +271,9 @@ def _fastest_tiles(
             compute_ps = waves * depth * deep_ps + sums_ps
             cache_ps = waves * min(parts, units) * depth * deep_bytes / cache_rate + sums_ps
             longer = compute_ps if compute_ps > cache_ps else cache_ps
+            drawn_ps = unit_memory_ps * waves / parts
+            if drawn_ps > longer:
+                longer = drawn_ps
             if longer < best[0]:
-                best = (longer, compute_ps, cache_ps, parts * depth * deep_bytes + sums_bytes)
+                best = (longer, compute_ps, cache_ps, parts * depth * deep_bytes + sums_bytes, parts)
     return best[1:]

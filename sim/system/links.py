@@ -17,7 +17,9 @@ def collective(link: Link, kernel: Collective) -> Outcome:
     """An exchange among all units of the list; its least time is that of the bytes each must send."""
     n = len(kernel.units)
     if kernel.operation == "all_reduce":
-        return _outcome(link, all_reduce(link, n, kernel.bytes), kernel.bytes, 2 * kernel.bytes * (n - 1) // n, n)
+        return _outcome(
+            link, all_reduce(link, n, kernel.bytes), kernel.bytes, 2 * kernel.bytes * (n - 1) // n, n
+        )
     return _outcome(link, all_gather(link, n, kernel.bytes), kernel.bytes, kernel.bytes * (n - 1) // n, n)
 
 

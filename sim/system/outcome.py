@@ -26,8 +26,12 @@ class Outcome:
     """Bytes read and written in the unit's memory."""
     macs: int = 0
     """Multiply-accumulates executed."""
-    row_hit_rate: float | None = None
-    """Of commands on open rows, for PIM."""
+    interface_bytes: int = 0
+    """Of the memory's bytes, those that cross the interface of a PIM memory."""
+    row_accesses: int = 0
+    """Computing commands on open rows, of PIM."""
+    row_openings: int = 0
+    """Of these, those that had a row opened for them."""
 
     def __post_init__(self) -> None:
         if self.bound_ps + sum(self.lost_ps.values()) != self.time_ps:

@@ -77,7 +77,7 @@ class PimEngine:
                     "tCCD_L" if "tCCD_L" in lost else "tCCD_S", 0
                 ) - n * (gap - busy)
         lost["padding"] = max(computing - ideal, 0)
-        energy = report.energy
+        energy, (accesses, openings) = report.energy, row_use(report)
         return Outcome(
             time_ps=self.ps(ticks),
             bound_ps=self.ps(ideal),
@@ -86,7 +86,9 @@ class PimEngine:
             energy_pj={} if energy is None else components(energy.items_pj),
             memory_bytes=report.internal_bytes + report.external_bytes,
             macs=kernel.macs,
-            row_hit_rate=row_hit_rate(report),
+            interface_bytes=report.external_bytes,
+            row_accesses=accesses,
+            row_openings=openings,
         )
 
     def ps(self, ticks: int) -> int:
@@ -149,8 +151,8 @@ def components(items_pj: Mapping[str, float]) -> dict[str, float]:
     return totals
 
 
-def row_hit_rate(report: ProgramReport) -> float | None:
-    """Share of commands on open rows that needed no activation."""
+def row_use(report: ProgramReport) -> tuple[int, int]:
+    """Computing commands, and how many of them had rows opened for them."""
     device = report.device
     hits = opened = 0
     for name, n in report.command_counts.items():
@@ -159,4 +161,4 @@ def row_hit_rate(report: ProgramReport) -> float | None:
             hits += n
         elif command.leaves == "open":
             opened += n
-    return 1 - min(opened, hits) / hits if hits else None
+    return hits, min(opened, hits)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from neardata.arch.errors import InputError
+from neardata.arch.precision import Format
 from neardata.arch.processor import Processor
 from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul
 from neardata.sim.program import Attention, Elementwise, GroupedMatMul, Kernel, MatMul, Pause
 from neardata.sim.system.outcome import Outcome
-from neardata.workloads.precision import Format
 
 
 def run_on_processor(processor: Processor, kernel: Kernel) -> Outcome:

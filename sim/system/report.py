@@ -98,6 +98,14 @@ class SystemReport:
         """Sum over the components."""
         return sum(self.energy_pj.values())
 
+    @property
+    def row_hit_rate(self) -> float | None:
+        """Of the computing commands of PIM memories, those that found their row open; None without any."""
+        accesses = sum(outcome.row_accesses for outcome in self.outcomes)
+        if not accesses:
+            return None
+        return 1 - sum(outcome.row_openings for outcome in self.outcomes) / accesses
+
     @cached_property
     def critical(self) -> list[int]:
         """Task numbers of the critical path."""

@@ -17,6 +17,17 @@ _HOME = {
     "open_trace": "neardata.sim.dram.trace",
     "RequestChunk": "neardata.sim.dram.trace",
     "simulate": "neardata.sim.dram.request",
+    "load_system": "neardata.arch.system",
+    "system_names": "neardata.arch.system",
+    "load_model": "neardata.workloads.llm.model",
+    "model_names": "neardata.workloads.llm.model",
+    "llm": "neardata.workloads.llm.decoder",
+    "Mapping": "neardata.mappers.mapping",
+    "lower": "neardata.api",
+    "run": "neardata.api",
+    "Program": "neardata.sim.program",
+    "load_study": "neardata.study",
+    "reproduce": "neardata.reproduce",
 }
 
 __all__ = [*_HOME, "__version__"]

@@ -69,6 +69,8 @@ class Claim(StrictModel):
     """The same in the unit of ``value``, in its place: half the last printed digit, for identities."""
     at_least: bool = False
     """The claim is a lower bound ("more than 3 tokens/s"): more is as good, and nothing less will do."""
+    at_most: bool = False
+    """The claim is an upper bound: less is as good."""
     metric: str | None = None
     """What of the model's figures is the same quantity."""
     not_checkable: str | None = None
@@ -84,6 +86,8 @@ class Claim(StrictModel):
             raise ValueError("a claim that is compared needs a value")
         if self.value is None and self.printed is None:
             raise ValueError("a claim has a value, or the words of the paper in printed")
+        if self.at_least and self.at_most:
+            raise ValueError("a claim is a lower or an upper bound, not both")
         return self
 
 
@@ -150,5 +154,9 @@ def judge(study: str, claim: Claim, ours: float | None, assumed: tuple[str, ...]
     allowed = claim.absolute if claim.absolute is not None else claim.tolerance * abs(claim.value)
     # a figure that lies on the edge in decimals may lie beyond it in binary
     near = abs(ours - claim.value) <= allowed * (1 + 1e-9)
-    good = ours >= claim.value if claim.at_least else near
+    good = near
+    if claim.at_least:
+        good = ours >= claim.value
+    elif claim.at_most:
+        good = ours <= claim.value
     return Verdict(study, claim, ours, "reproduced" if good else "missed", claim.note, assumed)

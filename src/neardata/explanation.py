@@ -74,34 +74,48 @@ def nest(task: Task) -> list[str]:
     match kernel:
         case MatMul():
             loops = [f"for b in {kernel.batch}"] if kernel.batch > 1 else []
-            loops += [f"for m in {kernel.m}", f"for n in {kernel.n}", f"for k in {kernel.k}",
-                      f"y[m,n] += x[m,k] ({kernel.activations}) * w[n,k] ({kernel.weights})"]  # fmt: skip
+            loops += [f"for m in {kernel.m}", f"for n in {kernel.n}", f"for k in {kernel.k}"]
+            loops.append(f"y[m,n] += x[m,k] ({kernel.activations}) * w[n,k] ({kernel.weights})")
         case GroupedMatMul():
             active = sum(1 for rows in kernel.rows if rows)
-            loops = [f"for g in {len(kernel.rows)} groups ({active} with rows)",
-                     f"for m in rows[g] ({sum(kernel.rows)} in all)", f"for n in {kernel.n}", f"for k in {kernel.k}",
-                     f"y[m,n] += x[m,k] ({kernel.activations}) * w[g,n,k] ({kernel.weights})"]  # fmt: skip
+            loops = [
+                f"for g in {len(kernel.rows)} groups ({active} with rows)",
+                f"for m in rows[g] ({sum(kernel.rows)} in all)",
+                f"for n in {kernel.n}",
+                f"for k in {kernel.k}",
+                f"y[m,n] += x[m,k] ({kernel.activations}) * w[g,n,k] ({kernel.weights})",
+            ]
         case Attention():
-            loops = [f"for s in {len(kernel.queries)} sequences", f"for h in {kernel.heads} heads "
-                     f"({kernel.kv_heads} of keys)", f"for q in queries[s] ({sum(kernel.queries)} in all)",
-                     f"for c in context[s] (up to {max(kernel.context)})",
-                     f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] ({kernel.cache})"]  # fmt: skip
+            loops = [
+                f"for s in {len(kernel.queries)} sequences",
+                f"for h in {kernel.heads} heads ({kernel.kv_heads} of keys)",
+                f"for q in queries[s] ({sum(kernel.queries)} in all)",
+                f"for c in context[s] (up to {max(kernel.context)})",
+                f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] (cache {kernel.cache})",
+            ]
         case PimMatMul():
-            loops = [f"for m in {kernel.m} vectors", f"for n in {kernel.n} over channels, banks and passes",
-                     f"for k in {kernel.k} over rows and columns", "y[m,n] += x[m,k] * w[n,k] in the bank"]  # fmt: skip
+            loops = [
+                f"for m in {kernel.m} vectors",
+                f"for n in {kernel.n} over channels, banks and passes",
+                f"for k in {kernel.k} over rows and columns",
+                "y[m,n] += x[m,k] * w[n,k] in the bank",
+            ]
         case PimAttention():
-            loops = [f"for s in {len(kernel.context)} sequences", f"for h in {kernel.heads} heads "
-                     f"({kernel.kv_heads} of keys)", f"for c in context[s] (up to {max(kernel.context)})",
-                     f"{kernel.stage}: keys {kernel.qk}, values {kernel.v} wide, in the banks"]  # fmt: skip
+            loops = [
+                f"for s in {len(kernel.context)} sequences",
+                f"for h in {kernel.heads} heads ({kernel.kv_heads} of keys)",
+                f"for c in context[s] (up to {max(kernel.context)})",
+                f"{kernel.stage}: keys {kernel.qk}, values {kernel.v} wide, in the banks",
+            ]
         case Transfer():
             return [f"{kernel.bytes:,} bytes from {kernel.source} to {kernel.target}"]
         case Collective():
             return [f"{kernel.operation} of {kernel.bytes:,} bytes over {', '.join(kernel.units)}"]
         case Elementwise():
-            loops = [f"stream {kernel.read_bytes:,} bytes in, {kernel.write_bytes:,} out, "
-                     f"{kernel.operations:,} operations"]  # fmt: skip
+            moved = f"{kernel.read_bytes:,} bytes in, {kernel.write_bytes:,} out"
+            loops = [f"stream {moved}, {kernel.operations:,} operations"]
         case _:
-            loops = [f"{kernel.kind}"]
+            loops = [kernel.kind]
     return [f"{'  ' * i}{line}" for i, line in enumerate(loops)] + where
 
 

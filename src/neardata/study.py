@@ -16,9 +16,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +31,7 @@ import neardata.studies
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import System, load_system
-from neardata.mappers.lower import lower
+from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, processor_group
 from neardata.sim.program import Program
 from neardata.sim.system.engine import Costs, run
@@ -71,6 +73,8 @@ class Study(StrictModel):
     cache: str = "bf16"
     layers: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many layers."""
+    positions: Annotated[int, Field(ge=1)] | None = None
+    """Rows of the learned position embedding, in the place of the model's own."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the routing, uniform over the experts."""
     systems: Annotated[dict[str, SystemChoice], Field(min_length=1)]
@@ -146,7 +150,7 @@ def load_study(path: Path) -> Study:
                 raise
             raise file.error(error.message, "systems", label, *(error.key or "system").split(".")) from None
     try:
-        load_model(study.model)
+        model_of(study)
     except InputError as error:
         if error.file is not None:
             raise
@@ -209,8 +213,35 @@ def points(
 
 def run_point(study: Study, label: str, batch: int) -> Point:
     """One system at one batch size, its ``fit`` counts decided by what has to be held."""
-    program, system, costs = lower_point(study, label, batch)
-    return Point(label, batch, system, program, run(program, system, costs=costs))
+    with _no_collection():
+        program, system, costs = lower_point(study, label, batch)
+        return Point(label, batch, system, program, run(program, system, costs=costs))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Tens of thousands of tasks without a cycle among them: looking for cycles takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def model_of(study: Study) -> Model:
+    """The model, with the positions that the study gives it.
+
+    Raises:
+        InputError: positions for a model that learns none.
+    """
+    model = load_model(study.model)
+    if study.positions is None:
+        return model
+    if not model.positions:
+        raise InputError(f"{study.model} has no learned positions", key="positions")
+    return model.model_copy(update={"positions": study.positions})
 
 
 def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, Costs]:
@@ -219,7 +250,7 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     Raises:
         InputError: the model does not fit.
     """
-    model, choice = load_model(study.model), study.systems[label]
+    model, choice = model_of(study), study.systems[label]
     base = load_system(choice.system, choice.set).with_counts(**choice.units)
     worst: InputError | None = None
     for system in _candidates(base, choice.mapping, _graph(study, model, batch, Uniform(seed=study.seed))):
@@ -230,7 +261,9 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
         if worst is None:
             return program, system, costs
     if worst is None:
-        raise InputError(f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}")
+        raise InputError(
+            f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}"
+        )
     raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
 
 
@@ -245,8 +278,8 @@ def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System
     together = sum(one.capacities[place] for place in {one.instances[g].place for g in fit})
     least = -(-(graph.weight_bytes + graph.cache_bytes) // together)
     for n in range(max(least, 1), MOST_DEVICES + 1):
-        # inside a stage rows and heads are divided by powers of two
-        if mapping.pipeline == "all" or n & (n - 1) == 0:
+        even = n & (n - 1) == 0  # inside a stage rows and heads are divided by powers of two
+        if max(stage_bytes(graph, n)) <= together if mapping.pipeline == "all" else even:
             yield base.with_counts(**dict.fromkeys(fit, n))
 
 
@@ -266,11 +299,12 @@ def _lack(program: Program, system: System) -> InputError | None:
 
 def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
     """The graphs of the micro-batches: sequences as evenly divided as can be."""
-    parts = mapping.micro_batches
-    if parts == "stages":
-        slots = system.count(processor_group(system, mapping))
-        parts = slots if mapping.pipeline == "all" else mapping.pipeline
-    parts = min(parts, batch)
+    if mapping.micro_batches != "stages":
+        parts = min(mapping.micro_batches, batch)
+    elif mapping.pipeline != "all":
+        parts = min(mapping.pipeline, batch)
+    else:
+        parts = min(system.count(processor_group(system, mapping)), batch)
     sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
     return [_graph(study, model, size, Uniform(seed=study.seed + i)) for i, size in enumerate(sizes)]
 

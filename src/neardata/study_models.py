@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from neardata.arch.precision import Format
 from neardata.arch.processor import Processor, load_processor
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
@@ -20,13 +21,16 @@ from neardata.mappers.weight_streaming import overlapped_capacity, stream_weight
 from neardata.sim.processor import matmul
 from neardata.sim.program import Pause, Program, Task, Transfer
 from neardata.sim.task_schedule import fixed_rates, schedule
+from neardata.system_studies import pim_decode, system_decode
 from neardata.workloads.llm import speculation
 from neardata.workloads.llm.model import Model, load_model
 from neardata.workloads.llm.routing import Correlated, Uniform
-from neardata.workloads.precision import Format
 
 Figures = dict[str, float]
-MODELS: dict[str, Callable[..., Figures]] = {}
+MODELS: dict[str, Callable[..., Figures]] = {
+    "pim_decode": pim_decode,
+    "system_decode": system_decode,
+}
 """By the name that studies use."""
 
 PS_PER_MS = 10**9

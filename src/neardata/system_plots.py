@@ -71,7 +71,8 @@ def roofline(
         xs = [low, min(max(ridge, low), high), high]
         axes.plot(xs, [min(peak, bandwidth * x) for x in xs], "-", color=colour, lw=1.4)
         points = operators.get(unit, ())
-        axes.plot([x for x, _ in points], [y for _, y in points], "o", ms=4.5, color=colour, label=unit, alpha=0.75)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axes.plot(xs, ys, "o", ms=4.5, color=colour, label=unit, alpha=0.75)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte")

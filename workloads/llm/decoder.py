@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neardata.arch.errors import InputError, nearest
+from neardata.arch.precision import INTEGERS, Format
 from neardata.workloads.graph import Graph, Operator, Phase, Role
 from neardata.workloads.llm.model import Model
 from neardata.workloads.llm.routing import Routing, Uniform
-from neardata.workloads.precision import INTEGERS, Format
 
 GROUPS = ("attention", "feed-forward", "experts", "shared", "router", "head", "embedding")
 """Parts of a model whose weights may have formats of their own."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neardata.cli import devices, doctor, dram, explain, pim, profiles
+from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce
 from neardata.cli import run as run_command
 from neardata.cli import serve as serve_command
 
@@ -30,6 +30,8 @@ app = typer.Typer(
 app.command("run")(run_command.run)
 app.command("serve")(serve_command.serve)
 app.command("explain")(explain.explain)
+app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("devices")(devices.list_devices)
 app.command("show")(devices.show)
 app.command("profiles")(profiles.list_profiles)

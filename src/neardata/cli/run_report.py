@@ -39,41 +39,51 @@ def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out:
         )
 
 
-def _units(r: dict[str, Any]) -> str:
-    return " + ".join(f"{n} {group}" for group, n in r["units"].items())
+def _units(records: list[dict[str, Any]]) -> str:
+    """How many units the points of a system take: ``7-8 aim``."""
+    parts = []
+    for group in records[0]["units"]:
+        counts = sorted({r["units"][group] for r in records})
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+        parts.append(f"{number} {group}")
+    return " + ".join(parts)
+
+
+_COLUMNS = {"batch": 7, "time a token": 13, "tokens/s": 10, "speed-up": 9, "roofline": 9, "energy a token": 15}
 
 
 def _table(study: Study, done: list[dict[str, Any]]) -> Any:
+    """A block of rows for each system, under its name and units."""
+    from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table
 
     from neardata.cli.quantities import si_energy, si_time
 
     base = {r["batch"]: r for r in done if r["label"] == (study.baseline or next(iter(study.systems)))}
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    for name, justify in (
-        ("system", "left"), ("units", "left"), ("batch", "right"), ("time a token", "right"),
-        ("tokens/s", "right"), ("speed-up", "right"), ("roofline", "right"), ("energy a token", "right"),
-        ("mostly", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "mostly")  # type: ignore[arg-type]
-    before = None
-    for r in done:
-        if before not in (None, r["label"]):
-            table.add_row()
-        speed = r["tokens_per_s"] / base[r["batch"]]["tokens_per_s"] if r["batch"] in base else None
-        table.add_row(
-            r["label"] if before != r["label"] else "",
-            _units(r),
-            f"{r['batch']}",
-            si_time(r["step_ns"]),
-            f"{r['tokens_per_s']:,.0f}",
-            "" if speed is None else f"{speed:.2f}x",
-            f"{r['bound_ns'] / r['step_ns']:.0%}",
-            si_energy(r["energy_pj_per_token"]),
-            next(iter(r["reasons_ns"]), ""),
-        )
-        before = r["label"]
-    return table
+    blocks: list[Any] = []
+    for label in dict.fromkeys(r["label"] for r in done):
+        mine = [r for r in done if r["label"] == label]
+        table = Table(box=None, pad_edge=False, header_style="dim", show_header=not blocks)
+        for name, width in _COLUMNS.items():
+            table.add_column(name, justify="right", no_wrap=True, width=width)
+        if not blocks:
+            blocks.append(Table(box=None, pad_edge=False, header_style="dim"))
+            for name, width in _COLUMNS.items():
+                blocks[0].add_column(name, justify="right", no_wrap=True, width=width)
+            table.show_header = False
+        for r in mine:
+            speed = r["tokens_per_s"] / base[r["batch"]]["tokens_per_s"] if r["batch"] in base else None
+            table.add_row(
+                f"{r['batch']}",
+                si_time(r["step_ns"]),
+                f"{r['tokens_per_s']:,.0f}",
+                "" if speed is None else f"{speed:.2f}x",
+                f"{r['bound_ns'] / r['step_ns']:.0%}",
+                si_energy(r["energy_pj_per_token"]),
+            )
+        blocks += [f"[bold]{escape(label)}[/bold]  {_units(mine)}", table]
+    return Group(*blocks)
 
 
 def _in_words(study: Study, done: list[dict[str, Any]]) -> str:

@@ -1,0 +1,52 @@
+"""Run graphs and programs on systems from Python: `lower` and `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neardata.arch.system import System
+from neardata.mappers import lower as _lower
+from neardata.mappers.mapping import Mapping
+from neardata.sim.program import Program
+from neardata.sim.system import engine
+from neardata.sim.system.engine import Costs
+from neardata.sim.system.report import SystemReport
+from neardata.workloads.graph import Graph
+
+
+def lower(
+    graph: Graph | Sequence[Graph], system: System, mapping: Mapping | None = None, costs: Costs | None = None
+) -> Program:
+    """Place a graph on a system.
+
+    Args:
+        graph: or one graph per micro-batch.
+        mapping: default: everything where it is fastest, split over all units.
+        costs: of kernels, to share between runs.
+
+    Raises:
+        InputError: the mapping does not fit the system.
+    """
+    costs = costs or Costs(system)
+    return _lower.lower(graph, system, mapping or Mapping(), lambda g, kernel: costs.of(g, kernel).time_ps)
+
+
+def run(
+    what: Graph | Sequence[Graph] | Program, system: System, mapping: Mapping | None = None
+) -> SystemReport:
+    """Run a graph, or a program it was lowered to, on a system.
+
+    Raises:
+        InputError: data that do not fit, a mapping or a program that does not suit the system.
+
+    >>> import neardata as nd
+    >>> graph = nd.llm(nd.load_model("mixtral-8x7b"), batch=16, context=1024, layers=2)
+    >>> report = nd.run(graph, nd.load_system("a100", {"units.gpu.count": 2}))
+    >>> report.time_ps == sum(report.reasons_ps.values())
+    True
+    >>> report.parts()[0].name
+    'attention'
+    """
+    costs = Costs(system)
+    program = what if isinstance(what, Program) else lower(what, system, mapping, costs)
+    return engine.run(program, system, costs=costs)
