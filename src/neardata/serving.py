@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from neardata.arch.errors import InputError
+from neardata.arch.precision import Format
 from neardata.arch.system import System
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping, processor_group
@@ -30,7 +31,6 @@ from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model
 from neardata.workloads.llm.routing import Routing, Uniform
-from neardata.workloads.precision import Format
 
 MEMORY_SHARE = 0.9
 """Of a device's memory that vLLM uses (``gpu_memory_utilization``)."""

@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
+from neardata.arch.precision import Format
 from neardata.arch.system import load_system
 from neardata.serving import HOST_PS, ExpertParallelCosts, Formats, StepCosts
 from neardata.sim.link import transfer_ps
@@ -48,7 +49,6 @@ from neardata.sim.serving import (
 )
 from neardata.sim.serving.placement import Placement, Scheduler
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.precision import Format
 from neardata.workloads.requests import ARRIVALS, Request, load_requests, random_requests
 
 Whole = Annotated[int, Field(ge=1)]
