@@ -321,16 +321,30 @@ def run_setups(
             replica.
     """
     requests = read_stream(study.requests, folder)
+    known: Known = {}
     for label in study.setups:
         progress(label)
-        yield run_setup(study, label, requests, folder)
+        yield run_setup(study, label, requests, folder, known)
+
+
+Known = dict[tuple[str, ...], StepCosts | ExpertParallelCosts]
+"""Costs of steps by what decides them: looked up, they are those of a first run."""
 
 
 def run_setup(
-    study: ServingStudy, label: str, requests: Sequence[Arrival], folder: Path | None = None
+    study: ServingStudy,
+    label: str,
+    requests: Sequence[Arrival],
+    folder: Path | None = None,
+    known: Known | None = None,
 ) -> ServedSetup:
-    """Serve requests by one setup; as `run_setups`."""
+    """Serve requests by one setup; as `run_setups`.
+
+    Args:
+        known: costs of steps of the same study, to look up and to add to.
+    """
     model, setup = _model(study.model, folder), study.setups[label]
+    known = {} if known is None else known
     form = Format.parse(study.cache)
 
     def way_ps(way: Way) -> Callable[[int], int]:
@@ -345,7 +359,11 @@ def run_setup(
     try:
         for pool in setup.pools:
             swap = None if setup.swap is None else way_ps(setup.swap)
-            instances += [_instance(study, model, pool, swap)] * pool.instances
+            decides = {"system", "units", "set", "expert_parallel"}
+            key = (pool.model_dump_json(include=decides), str(setup.swap))
+            if key not in known:
+                known[key] = _costs(study, model, pool, swap)
+            instances += [_instance(pool, known[key])] * pool.instances
         moving = None
         if setup.moving is not None:
             layers = model.layers if setup.moving.layer_by_layer else 1
@@ -358,19 +376,19 @@ def run_setup(
         raise InputError(error.message, key=key) from None
 
 
-def _instance(
+def _costs(
     study: ServingStudy, model: Model, pool: Pool, swap: Callable[[int], int] | None
-) -> Instance:
+) -> StepCosts | ExpertParallelCosts:
     system = load_system(pool.system, pool.set).with_counts(**pool.units)
     formats = Formats(study.weights, study.activations, study.cache)
     host_ps = round(study.host_us * 1e6)
-    costs: StepCosts | ExpertParallelCosts
-    ranks = 1
     if pool.expert_parallel:
-        costs = ExpertParallelCosts(model, system, formats=formats, host_ps=host_ps)
-        ranks = costs.ranks
-    else:
-        costs = StepCosts(model, system, formats=formats, host_ps=host_ps, swap_ps=swap)
+        return ExpertParallelCosts(model, system, formats=formats, host_ps=host_ps)
+    return StepCosts(model, system, formats=formats, host_ps=host_ps, swap_ps=swap)
+
+
+def _instance(pool: Pool, costs: StepCosts | ExpertParallelCosts) -> Instance:
+    ranks = costs.ranks if isinstance(costs, ExpertParallelCosts) else 1
     limits = Limits(tokens=pool.tokens, sequences=pool.sequences, blocks=pool.blocks or costs.blocks())
 
     def scheduler(given: Limits) -> Scheduler:

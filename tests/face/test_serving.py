@@ -2,16 +2,20 @@
 
 import csv
 import doctest
+import json
 from pathlib import Path
 
 import pytest
 
 import neardata.serving
+import neardata.studies
 from neardata.arch.errors import InputError
 from neardata.arch.system import load_system
+from neardata.cli.app import run as run_command
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping
 from neardata.serving import HOST_PS, IDLE, ExpertParallelCosts, StepCosts, representatives
+from neardata.serving_study import load_serving_study, run_setups
 from neardata.sim.serving import Arrival, Batch, Instance, Limits, serve
 from neardata.sim.system.engine import run
 from neardata.workloads.llm.decoder import llm
@@ -187,3 +191,133 @@ def test_llama_on_an_rtx_pro_6000():
 
 def test_examples():
     assert doctest.testmod(neardata.serving).failed == 0
+
+
+@pytest.mark.slow
+def test_phases_in_the_study_come_out_as_noted_in_pascal_yaml():
+    study = load_serving_study(Path(neardata.studies.__file__).parent / "serving_phases.yaml")
+    tail = {}
+    for served in run_setups(study):
+        tail[served.label] = (served.figures["shown_p99_ms"], served.figures["tokens_per_s"])
+    first, turns = tail["first come"], tail["turns"]
+    every, adaptive, none = (tail[f"phases, {how}"] for how in ("every move", "adaptive moves", "no moves"))
+    assert adaptive[0] / first[0] == pytest.approx(0.80, abs=0.005)
+    assert none[0] / first[0] == pytest.approx(0.71, abs=0.005)
+    assert turns[0] / adaptive[0] == pytest.approx(0.97, abs=0.005)
+    assert every[0] / adaptive[0] == pytest.approx(1.6, abs=0.05)
+    assert adaptive[1] / first[1] == pytest.approx(1.10, abs=0.005)
+    assert adaptive[1] / turns[1] == pytest.approx(0.97, abs=0.005)
+
+
+@pytest.mark.slow
+def test_qwen_on_two_ranks_is_as_far_off_as_the_validation_says():
+    rows = log("qwen")
+    requests = [
+        Arrival(round(r["arrival_s"] * 1e12), int(r["input_toks"]), int(r["output_toks"])) for r in rows
+    ]
+    costs = ExpertParallelCosts(
+        load_model("qwen3-30b-a3b"), load_system("rtx-pro-6000").with_counts(gpu=2)
+    )
+    instance = Instance(costs, Limits(blocks=costs.blocks()), ranks=2, ahead=True)
+    tpot, _, e2e = means(rows, serve(requests, [instance]).requests)
+    # missed: the kernels of experts and of attention in decode are each an eighth too fast
+    assert -0.15 < tpot - 1 < 0 and -0.15 < e2e - 1 < 0
+
+
+# --- studies ----------------------------------------------------------------------------------------
+
+STUDY = """\
+title: two ways
+model: llama-3.1-8b
+requests: {random: {count: 12, rate_per_s: 20, prompt_tokens: [50, 300], generated_tokens: [2, 20]}}
+setups:
+  together: {pools: [{system: h100, units: {gpu: 1}, instances: 2, ahead: true}]}
+  apart:
+    pools: [{system: h100, units: {gpu: 1}}, {system: h100, units: {gpu: 1}}]
+    placement: split
+    moving: {link: infiniband-hdr}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def command(capsys, *arguments):
+    code = run_command(arguments)
+    return code, *capsys.readouterr()
+
+
+def test_serve_prints_a_row_a_setup(capsys, study):
+    code, out, _ = command(capsys, "serve", str(study))
+    assert code == 0
+    assert "12 requests" in out and "together" in out and "apart against together" in out
+
+
+def test_json_has_the_figures_and_they_agree(capsys, study):
+    code, out, _ = command(capsys, "serve", str(study), "--json")
+    together, apart = json.loads(out)["setups"]
+    assert code == 0
+    assert (together["moves"], apart["moves"]) == (0, 12)
+    assert apart["moving_mean_ms"] > 0 == together["moving_mean_ms"]
+    for figures in (together, apart):
+        ttft = [figures[f"ttft_{p}_ms"] for p in ("p50", "p90", "p99")]
+        assert ttft == sorted(ttft) and ttft[-1] < figures["e2e_p99_ms"]
+        assert 0 < figures["busy"] <= 1
+    (again,) = json.loads(command(capsys, "serve", str(study), "--json", "-s", "apart")[1])["setups"]
+    assert again == apart, "costs looked up are those of a first run"
+    (three,) = json.loads(command(capsys, "serve", str(study), "--json", "-s", "apart", "--first", "3")[1])[
+        "setups"
+    ]
+    assert three["moves"] == 3
+
+
+def test_phases_show_when_the_answer_begins(capsys, study):
+    study.write_text(STUDY.replace("requests: {", "requests: {hidden: 0.5, "))
+    figures = json.loads(command(capsys, "serve", str(study), "--json")[1])["setups"][0]
+    assert figures["shown_mean_ms"] > figures["ttft_mean_ms"]
+    assert "first shown" in command(capsys, "serve", str(study))[1]
+
+
+@pytest.mark.parametrize("name", ["serving_split", "serving_split_code", "serving_phases"])
+def test_shipped_studies_run(capsys, name):
+    code, out, _ = command(capsys, "serve", f"{name}.yaml", "--first", "6", "--json")
+    setups = json.loads(out)["setups"]
+    assert code == 0 and len(setups) >= 3
+
+
+WRONG = [
+    ("model: llama-3.1-8b", "model: llama-3.1-9b", "study.yaml:2: model: unknown model"),
+    ("{count: 12", "{count: 0", "requests.random.count"),
+    ("random: {count: 12", "file: x.csv, random: {count: 12", "requests: give a file or random requests"),
+    ("{random: {count: 12, rate_per_s: 20, prompt_tokens: [50, 300], generated_tokens: [2, 20]}}",
+     "{file: no.csv}", "study.yaml:3: requests: no file 'no.csv'"),
+    ("system: h100, units: {gpu: 1}, instances: 2", "system: h10", "setups.together.pools.0.system: unknown"),
+    ("units: {gpu: 1}, instances", "units: {gp: 1}, instances", "units.gp: the system has no 'gp'"),
+    ("    moving: {link: infiniband-hdr}\n", "", "placement split moves sequences"),
+    ("link: infiniband-hdr", "link: infiniband", "moving.link: unknown link"),
+    ("placement: split", "placement: splitt", "setups.apart.placement"),
+    ("ahead: true", "blocks: 3", "setups.together.requests["),
+    ("title: two ways\n", "title: two ways\nbaseline: x\n", "study.yaml:2: baseline: is no setup"),
+    ("units: {gpu: 1}, instances: 2", "units: {gpu: 1}, expert_parallel: true", "setups.together.model: "),
+    ("title: two ways\n", "title: two ways\nhost_ns: 3\n", "study.yaml:2: host_ns"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[new[:24] for _, new, _ in WRONG])
+def test_what_is_wrong_with_a_study_is_told_in_a_line(capsys, study, old, new, message):
+    assert old in STUDY
+    study.write_text(STUDY.replace(old, new, 1))
+    code, out, err = command(capsys, "serve", str(study))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert message in err
+
+
+def test_what_is_no_serving_study(capsys, study):
+    assert "no setup of the study" in command(capsys, "serve", str(study), "-s", "x")[2]
+    assert "is a .yaml file" in command(capsys, "serve", "llama-3.1-8b")[2]
+    assert "is no serving study" in command(capsys, "serve", "quickstart.yaml")[2]
+    assert "cannot be read" in command(capsys, "serve", "no-such.yaml")[2]
