@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.arch.system.system import RefreshAtTasks
+from neardata.sim.dram.energy import energy
 from neardata.sim.dram.pim import ProgramReport, run_program
+from neardata.sim.dram.program import Program
 from neardata.sim.program import Kernel, PimAttention, PimMatMul
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim_programs import program_of
@@ -21,6 +24,8 @@ class PimEngine:
     A task begins and ends with all banks closed. With ``at-launch`` refresh the controller pulls a
     refresh in before each task, and lets the next fall due tREFI later: every task finds the same
     state, so its time does not depend on what ran before.
+
+    Without ``jump`` every command is simulated on its own, without ``fold`` every channel.
     """
 
     def __init__(
@@ -50,10 +55,16 @@ class PimEngine:
         """The command program of a kernel, run."""
         program = program_of(kernel, self.device_name, self.channels)
         if self.refresh == "none":
-            return run_program(program, device=self.device, refresh="none", jump=self.jump, fold=self.fold)
+            return self._run(program, refresh="none")
         first = self.device.timing["nREFI"] - self.device.timing["nRFC"]
         program = replace(program, first_refresh=first)
-        return run_program(program, device=self.device, jump=self.jump, fold=self.fold)
+        return self._run(program)
+
+    def _run(self, program: Program, **options: Any) -> ProgramReport:
+        every = self.jump
+        return run_program(
+            program, device=self.device, jump=every, runs=every, stretches=every, fold=self.fold, **options
+        )
 
     def outcome(self, kernel: PimMatMul | PimAttention, report: ProgramReport) -> Outcome:
         """From the report of the command program."""
@@ -77,13 +88,13 @@ class PimEngine:
                     "tCCD_L" if "tCCD_L" in lost else "tCCD_S", 0
                 ) - n * (gap - busy)
         lost["padding"] = max(computing - ideal, 0)
-        energy, (accesses, openings) = report.energy, row_use(report)
+        used, (accesses, openings) = report.energy, row_use(report)
         return Outcome(
             time_ps=self.ps(ticks),
             bound_ps=self.ps(ideal),
             bound_by="PIM units",
             lost_ps=self.balanced(lost, ticks, ideal),
-            energy_pj={} if energy is None else components(energy.items_pj),
+            energy_pj={} if used is None else components(used.items_pj),
             memory_bytes=report.internal_bytes + report.external_bytes,
             macs=kernel.macs,
             interface_bytes=report.external_bytes,
@@ -131,6 +142,18 @@ class PimEngine:
             largest = max(result, key=lambda name: result[name], default="other")
             result[largest] = result.get(largest, 0) + rest
         return result
+
+
+def idle_energy_pj(device: Device, channels: int, time_ps: int) -> dict[str, float]:
+    """What a memory draws while no task runs on it: banks closed, refreshed every tREFI."""
+    ticks = round(time_ps / device.tick_ps)
+    refresh = device.roles.get("refresh_all")
+    counts = {}
+    if refresh is not None and "nREFI" in device.timing:
+        units = device.n_units(refresh) * channels
+        counts[device.command_names[refresh]] = ticks // device.ticks("nREFI") * units
+    found = energy(device, counts, 0, ticks, channels)
+    return {} if found is None else components(found.items_pj)
 
 
 def components(items_pj: Mapping[str, float]) -> dict[str, float]:
