@@ -201,7 +201,7 @@ def test_phases_come_out_about_as_noted_in_pascal_yaml():
         tail[served.label] = (served.figures["shown_p99_ms"], served.figures["tokens_per_s"])
     first, turns = tail["first come"], tail["turns"]
     every, adaptive, none = (tail[f"phases, {how}"] for how in ("every move", "adaptive moves", "no moves"))
-    # the first of the two seeds that the notes tell of; what is near saturation moves with every kernel
+    # one of the four seeds that the notes tell of; what is near saturation moves with every kernel
     assert adaptive[0] / first[0] == pytest.approx(0.71, abs=0.1)
     assert none[0] / first[0] == pytest.approx(0.68, abs=0.1)
     assert adaptive[0] / turns[0] == pytest.approx(0.93, abs=0.1)
