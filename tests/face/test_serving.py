@@ -3,6 +3,7 @@
 import csv
 import doctest
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -321,3 +322,13 @@ def test_what_is_no_serving_study(capsys, study):
     assert "is a .yaml file" in command(capsys, "serve", "llama-3.1-8b")[2]
     assert "is no serving study" in command(capsys, "serve", "quickstart.yaml")[2]
     assert "cannot be read" in command(capsys, "serve", "no-such.yaml")[2]
+
+
+def test_the_document_runs(capsys, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "study.yaml").write_text(example)
+    assert command(capsys, "serve", str(tmp_path / "study.yaml"))[0] == 0
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out.endswith(" ms\n")
