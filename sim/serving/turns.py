@@ -74,7 +74,8 @@ class Turns:
     def plan(self) -> list[Chunk]:
         """The next step's chunks; keys and values are swapped on the way."""
         self.queue.sort(key=self._rank)
-        chosen, budget, room = [], self.limits.tokens, self.limits.blocks
+        chosen: list[Chunk] = []
+        budget, room = self.limits.tokens, self.limits.blocks
         for sequence in self.queue:
             if sequence.made == sequence.generated:  # its last token is under way
                 room -= sequence.blocks

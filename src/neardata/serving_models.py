@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from neardata.arch.link import load_link
+from neardata.arch.link import Link, load_link
 from neardata.arch.precision import Format
 from neardata.arch.system import load_system
 from neardata.serving import StepCosts
 from neardata.sim.link import transfer_ps
 from neardata.sim.serving import Arrival, Batch, Instance, Moving, Split, serve
-from neardata.workloads.llm.model import load_model
+from neardata.workloads.llm.model import Model, load_model
 
 PS_PER_MS = 10**9
 
@@ -56,7 +56,7 @@ def splitwise(
     return found | _moved(sizes, costs[last], requests[moved], load_link(link, {"gb_per_s": link_gb_per_s}))
 
 
-def _moved(sizes, costs, request, link) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def _moved(sizes: Model, costs: StepCosts, request: Sequence[int], link: Link) -> dict[str, float]:
     """What moving adds to a request's time and to that of its second token."""
     prompt, generated = request
     form = Format.parse("bf16")

@@ -360,10 +360,10 @@ def run_setup(
         for pool in setup.pools:
             swap = None if setup.swap is None else way_ps(setup.swap)
             decides = {"system", "units", "set", "expert_parallel"}
-            key = (pool.model_dump_json(include=decides), str(setup.swap))
-            if key not in known:
-                known[key] = _costs(study, model, pool, swap)
-            instances += [_instance(pool, known[key])] * pool.instances
+            what = (pool.model_dump_json(include=decides), str(setup.swap))
+            if what not in known:
+                known[what] = _costs(study, model, pool, swap)
+            instances += [_instance(pool, known[what])] * pool.instances
         moving = None
         if setup.moving is not None:
             layers = model.layers if setup.moving.layer_by_layer else 1

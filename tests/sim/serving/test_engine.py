@@ -127,6 +127,16 @@ def test_a_sequence_takes_blocks_for_its_whole_prompt():
     assert eager[1] == ((1, 7), (9, 7))
 
 
+def test_nothing_is_admitted_in_a_step_that_preempts():
+    limits = Limits(tokens=8, sequences=4, blocks=5, block_tokens=4)
+    _, seen = batches_of(
+        [(0, 8, 8), (0, 7, 4)], limits, scheduler=lambda given: FirstCome(given, whole_prompt=False)
+    )
+    assert seen[1:3] == [((1, 7), (9, 7)), ((1, 1), (10, 8))]
+    # the second's ninth token needs a third block; seven of its tokens would fit the two it gives up
+    assert seen[3] == ((1,), (11,))
+
+
 def test_ranks_of_an_instance_step_together_and_the_idle_one_has_an_empty_batch():
     seen = []
 
