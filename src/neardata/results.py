@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 import neardata
+from neardata.rooflines import rooflines
 from neardata.sim.system.report import SystemReport
 from neardata.study import Point, Study, fingerprint
 
@@ -39,6 +40,7 @@ def record(point: Point, study: Study) -> dict[str, Any]:
         "utilisation": report.utilisation(),
         "bytes_placed": dict(point.program.bytes_at),
         "parts": parts(report),
+        "rooflines": rooflines(report),
     }
 
 
