@@ -593,8 +593,12 @@ def _attention(run: _Run, operator: Operator, operand: Operand) -> Made:
         queries = run.part(operator.inputs[0], (q, slice(mine.start * qk, mine.stop * qk)))
         parts = [queries]
         for cache in caches:
-            width = run.tensor(cache).shape[2]
-            parts.append(run.part(cache, (c, shared, slice(0, width))))
+            shape = run.tensor(cache).shape
+            if len(shape) == 3:
+                parts.append(run.part(cache, (c, shared, slice(0, shape[2]))))
+            else:  # keys or values made of a latent cache
+                width = shape[1] // kv_heads
+                parts.append(run.part(cache, (c, slice(shared.start * width, shared.stop * width))))
         if table:
             parts.append(
                 run.part(operator.inputs[-1], (slice(0, run.tensor(operator.inputs[-1]).shape[0]), mine))

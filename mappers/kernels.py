@@ -78,14 +78,30 @@ def processor_kernel(
     raise AssertionError(f"no kernel for {operator.kind}")
 
 
+def pim_refusal(graph: Graph, operator: Operator, device: Device) -> str | None:
+    """Why a PIM memory does not run a product, whatever its size; None: it does."""
+    for name in operator.inputs:
+        tensor = graph.tensors[name]
+        if tensor.role in ("weight", "cache") and tensor.format.bits != 16:
+            noun = "weights" if tensor.role == "weight" else "keys and values"
+            return f"{noun} in {tensor.format}; {device.name} multiplies numbers of 16 bits"
+    if operator.kind == "head_linear":
+        return "a matrix of its own for each head; there is no such kernel for memories"
+    if operator.kind == "attention":
+        if set(operator["queries"]) != {1}:
+            return "several new positions of a sequence; attention in memory takes one"
+        if len(_caches(graph, operator)) != 2:
+            return "keys and values in one latent cache; attention in memory takes two"
+        if not operator.attributes.get("causal", True):
+            return "attention that is not causal"
+    return None
+
+
 def pim_kernels(
     graph: Graph, operator: Operator, rule: Rule, slot: int, device: Device
 ) -> tuple[Kernel, ...]:
     """What a PIM memory runs for a product, with the processor's part between; none where it cannot."""
-    stored = [
-        graph.tensors[n].format for n in operator.inputs if graph.tensors[n].role in ("weight", "cache")
-    ]
-    if any(format.bits != 16 for format in stored):
+    if pim_refusal(graph, operator, device) is not None:
         return ()
     if operator.kind == "linear":
         n, k = (_size(graph, operator, rule, slot, dim) for dim in "nk")
@@ -94,10 +110,10 @@ def pim_kernels(
         n, k = (_size(graph, operator, rule, slot, dim) for dim in "nk")
         rows = operator["tokens"][slice(*rule.bounds[slot])] if rule.form == "experts" else operator["tokens"]
         return tuple(PimMatMul(m, n, k) for m in rows if m) if n and k else ()
-    if operator.kind == "attention" and set(operator["queries"]) == {1}:
+    if operator.kind == "attention":
         heads, kv = _heads(operator, rule, slot)
         context = _looked_at(operator)
-        if not heads or len(_caches(graph, operator)) != 2 or not operator.attributes.get("causal", True):
+        if not heads:
             return ()
         sizes = (context, heads, kv, operator["qk"], operator["v"])
         if "SFM" in device.command_names:  # the softmax unit is in the memory

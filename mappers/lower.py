@@ -8,13 +8,13 @@ wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import System
-from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, processor_kernel
+from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
@@ -85,6 +85,8 @@ class _Lowering:
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}
         self.choice: dict[tuple[Kernel, ...], bool] = {}
+        self.refused: dict[str, dict[str, None]] = {}
+        """Why the memories do not run products that the mapping would give them: groups of operators."""
 
     def _stages(self) -> list[list[Slot]]:
         processors = self.system.names(self.processor)
@@ -130,11 +132,21 @@ class _Lowering:
             name=self.graphs[0].name,
             system=self.system.name,
             tasks=tuple(self.tasks),
-            placement=tuple(self.placed.values()),
+            placement=tuple(self._placement()),
             operators=self.operators,
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             units={group: self.system.count(group) for group in self.system.units},
+            notes=tuple(
+                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                for why, groups in self.refused.items()
+            ),
         )
+
+    def _placement(self) -> Iterator[Operand]:
+        """What lies where; parts of what lies there whole, as a head that is the embedding, only once."""
+        for (tensor, place, shard), operand in self.placed.items():
+            if shard == WHOLE or (tensor, place, WHOLE) not in self.placed:
+                yield operand
 
     def _repeat(self, walk: _Pass, step: int) -> None:
         """The tasks of a pass again, for the token after: its input is the result of the step before."""
@@ -202,6 +214,8 @@ class _Pass:
         self.reads_tokens = False
         self.held: dict[tuple[str, int], dict[str, tuple[str, ...]]] = {}
         """(tensor, slot): places that hold the slot's part, and the tasks that put it there."""
+        self.absent: set[tuple[str, int]] = set()
+        """(tensor, slot): the slot's part is empty."""
         self.summed: set[str] = set()
         """Tensors made whole by a collective."""
         self.users: dict[str, list[Operator]] = {}
@@ -312,7 +326,8 @@ class _Pass:
             places.append(place)
             after += tasks
             shard = output_shard(self.graph, self.graph[producer], name, rule, i)
-            reads.append(self._operand(name, place, shard))
+            if (name, i) not in self.absent:
+                reads.append(self._operand(name, place, shard))
         self.summed.add(name)
         task = Task(
             name=f"{self.name}{name}.{'sum' if adds else 'gather'}",
@@ -377,7 +392,7 @@ class _Pass:
                 if name in made:
                     continue
                 shard = input_shard(self.graph, operator, name, rule, i)
-                if shard is None:
+                if shard is None or shard.empty:
                     continue
                 if self.graph.producer(name) is None:
                     reads[name, shard] = self._place(name, place, shard)
@@ -397,7 +412,8 @@ class _Pass:
             for name in operator.outputs:
                 shard = output_shard(self.graph, operator, name, rule, i)
                 adds = rule.output == "partial" and name not in self.sharding.rows
-                writes.append(self._operand(name, place, shard, add=adds))
+                if not shard.empty:
+                    writes.append(self._operand(name, place, shard, add=adds))
                 self.held[name, i] = {place: tasks}
         return tuple(writes)
 
@@ -410,9 +426,10 @@ class _Pass:
         rules = [self.sharding.rules[operator.name] for operator in group]
         kernel = processor_kernel(self.graph, group, rules, i)
         if kernel is None:  # none of the tokens, or of the heads, are this slot's
-            for operator in group:
-                for name in operator.outputs:
-                    self.held[name, i] = {self.low.place_of(slot.processor): ()}
+            place = self.low.place_of(slot.processor)
+            for operator, rule in zip(group, rules, strict=True):
+                self._keep_weights(operator, rule, i, place)
+                self._leave_out(operator, i, place)
             return
         there = [
             self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
@@ -424,11 +441,29 @@ class _Pass:
         else:
             self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
 
+    def _leave_out(self, operator: Operator, i: int, place: str) -> None:
+        """A slot that has no part of an operator."""
+        for name in operator.outputs:
+            self.held[name, i] = {place: ()}
+            self.absent.add((name, i))
+
+    def _keep_weights(self, operator: Operator, rule: Rule, i: int, place: str) -> None:
+        """Weights of a slot that this step does not use take room too."""
+        for name in operator.inputs:
+            if self.graph.tensors[name].role == "weight":
+                shard = input_shard(self.graph, operator, name, rule, i)
+                if shard is not None and not shard.empty:
+                    self._place(name, place, shard)
+
     def _in_memory(self, operator: Operator, rule: Rule, i: int, slot: Slot) -> tuple[Kernel, ...]:
         """Kernels of a product that is to run in the slot's memory; none otherwise."""
         if slot.pim is None:
             return ()
         assert self.low.device is not None
+        if self.low.mapping.on_pim != "attention" or operator.kind == "attention":
+            refusal = pim_refusal(self.graph, operator, self.low.device)
+            if refusal is not None:
+                self.low.refused.setdefault(refusal, {})[operator.group or operator.kind] = None
         kernels = pim_kernels(self.graph, operator, rule, i, self.low.device)
         kernel = processor_kernel(self.graph, [operator], [rule], i)
         return kernels if kernel is not None and self.low.runs_in_memory(operator, kernels, kernel) else ()
@@ -509,6 +544,11 @@ class _Pass:
     def _pass_over(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
         """Element-wise operators in one kernel on the processor."""
         place = self.low.place_of(slot.processor)
+        rule = self.sharding.rules[group[-1].name]
+        if rule.form == "partial" and rule.bounds and rule.bounds[i][0] == rule.bounds[i][1]:
+            for member in group:  # no token goes to an expert of this slot
+                self._leave_out(member, i, place)
+            return
         after, reads = self._inputs(group, i, place)
         task = f"{self.name}{group[-1].name}{suffix}"
         inside = {member.name for member in group}
@@ -521,6 +561,9 @@ class _Pass:
         rules = [(member, self.sharding.rules[member.name]) for member in group]
         kernel = elementwise_kernel(self.graph, rules, i, later)
         writes = self._outputs(group, i, place, (task,))
+        if not writes:  # none of the rows are this slot's
+            self._outputs(group, i, place, ())
+            return
         self._add(
             Task(
                 name=task,

@@ -25,6 +25,11 @@ class Shard:
         """Length of the range."""
         return self.stop - self.start
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return self.dim is not None and not self.size
+
 
 WHOLE = Shard()
 

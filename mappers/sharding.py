@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import lcm
 from typing import Literal
 
 from neardata.workloads.graph import Graph, Operator
@@ -120,13 +121,7 @@ class Sharding:
         for operator in consumers:
             kind = operator.kind
             if kind == "attention":
-                group = operator["heads"] // operator["kv_heads"]
-                # with fewer key heads than slots every slot keeps the keys of its heads
-                together = group if operator["kv_heads"] >= self.slots else 1
-                width = operator["qk"] if tensor == operator.inputs[0] else operator["v"]
-                inner: int | None = width * (together if tensor == operator.inputs[0] else 1)
-                if tensor != operator.inputs[0] and operator["kv_heads"] < self.slots:
-                    inner = None
+                inner: int | None = self._attention_unit(operator, tensor)
             elif kind in ("rope", "kv_append", *_ROWWISE):
                 inner = self._unit(operator.outputs[0], depth + 1)
                 if kind == "add":  # the residual is whole
@@ -137,13 +132,27 @@ class Sharding:
             elif kind == "head_linear":
                 inner = operator["k"]
             elif kind in ("linear", "expert_linear"):
-                inner = 1
+                # k is split as this is: scales belong to whole groups
+                weight = self.graph.tensors[operator.inputs[1]].format
+                inner = lcm(weight.group or 1, self.graph.tensors[tensor].format.group or 1)
             else:
                 inner = None
             if inner is None:
                 return None
-            unit = max(unit, inner)
+            unit = lcm(unit, inner)
         return unit
+
+    def _attention_unit(self, operator: Operator, tensor: str) -> int | None:
+        """Columns of queries, keys or values that a slot's attention needs together."""
+        heads, kv = operator["heads"], operator["kv_heads"]
+        queries = tensor == operator.inputs[0]
+        width = int(operator["qk"] if tensor in operator.inputs[:2] else operator["v"])
+        if kv >= self.slots:
+            return width * (heads // kv) if queries else width
+        # fewer key heads than slots: each slot keeps all keys, and has query heads of one of them
+        if self.slots % kv or heads % self.slots:
+            return None
+        return width if queries else None
 
     def _heads(self, operator: Operator) -> Bounds:
         heads, kv = operator["heads"], operator["kv_heads"]

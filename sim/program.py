@@ -273,6 +273,8 @@ class Program:
     """Tokens that one run makes, for rates per token."""
     units: Mapping[str, int] = field(default_factory=dict)
     """Instances of the system's groups, where its own file does not say."""
+    notes: tuple[str, ...] = ()
+    """What who wrote the program wants to be known with its results."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -303,6 +305,7 @@ class Program:
             "tokens": self.tokens,
             "units": dict(self.units),
             "operators": {name: dict(values) for name, values in self.operators.items()},
+            **({"notes": list(self.notes)} if self.notes else {}),
             "placement": [_plain(operand) for operand in self.placement],
             "tasks": [_plain(task) for task in self.tasks],
         }

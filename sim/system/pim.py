@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.arch.system.system import RefreshAtTasks
 from neardata.sim.dram.pim import ProgramReport, run_program
+from neardata.sim.dram.program import Program
 from neardata.sim.program import Kernel, PimAttention, PimMatMul
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim_programs import program_of
@@ -21,6 +23,8 @@ class PimEngine:
     A task begins and ends with all banks closed. With ``at-launch`` refresh the controller pulls a
     refresh in before each task, and lets the next fall due tREFI later: every task finds the same
     state, so its time does not depend on what ran before.
+
+    Without ``jump`` every command is simulated on its own, without ``fold`` every channel.
     """
 
     def __init__(
@@ -50,10 +54,16 @@ class PimEngine:
         """The command program of a kernel, run."""
         program = program_of(kernel, self.device_name, self.channels)
         if self.refresh == "none":
-            return run_program(program, device=self.device, refresh="none", jump=self.jump, fold=self.fold)
+            return self._run(program, refresh="none")
         first = self.device.timing["nREFI"] - self.device.timing["nRFC"]
         program = replace(program, first_refresh=first)
-        return run_program(program, device=self.device, jump=self.jump, fold=self.fold)
+        return self._run(program)
+
+    def _run(self, program: Program, **options: Any) -> ProgramReport:
+        every = self.jump
+        return run_program(
+            program, device=self.device, jump=every, runs=every, stretches=every, fold=self.fold, **options
+        )
 
     def outcome(self, kernel: PimMatMul | PimAttention, report: ProgramReport) -> Outcome:
         """From the report of the command program."""

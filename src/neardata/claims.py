@@ -95,12 +95,25 @@ class PaperStudy(StrictModel):
     """A paper to reproduce."""
 
     title: str
-    arxiv: str
+    arxiv: str | None = None
+    published: str | None = None
+    """Conference or journal, of papers that are not on arXiv."""
     model: str
     about: str = ""
     """What is modelled and what is left out."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     claims: tuple[Claim, ...]
+
+    @model_validator(mode="after")
+    def _published(self) -> PaperStudy:
+        if (self.arxiv is None) == (self.published is None):
+            raise ValueError("a paper has an arxiv number, or says where it was published")
+        return self
+
+    @property
+    def reference(self) -> str:
+        """Where the paper is."""
+        return f"arXiv {self.arxiv}" if self.arxiv is not None else str(self.published)
 
     @property
     def assumed(self) -> tuple[str, ...]:

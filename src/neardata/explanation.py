@@ -23,6 +23,8 @@ from neardata.sim.program import (
 
 STEPS = 40
 """Lines of a command program shown at most."""
+SHOWN = 5
+"""Mappings of a product shown."""
 
 
 def explain(program: Program, system: System, *, operator: str | None = None) -> Iterator[str]:
@@ -40,6 +42,7 @@ def explain(program: Program, system: System, *, operator: str | None = None) ->
         for place, held in program.bytes_at.items():
             there = system.capacities.get(place, 0)
             yield f"  {place}: {held / 1e9:,.2f} of {there / 1e9:,.2f} GB"
+    yield from program.notes
     shown: set[tuple[str, Kernel]] = set()
     for task in program.tasks:
         if operator is not None and not any(operator in name for name in (task.name, *task.operators)):
@@ -63,6 +66,38 @@ def _described(system: System, group: str, unit: Any) -> str:
     if unit.kind == "processor":
         return f"{unit.processor}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     return f"memory, {system.capacity_bytes(group) / 1e9:,.1f} GB"
+
+
+def alternatives(program: Program, system: System, *, operator: str | None = None) -> Iterator[str]:
+    """The mappings of each product in memory, best first, with their time, bound and gap to the roofline.
+
+    Args:
+        operator: only products of operators whose name contains this.
+    """
+    from neardata.mappers.search import search
+
+    seen: set[tuple[str, Kernel]] = set()
+    for task in program.tasks:
+        if operator is not None and not any(operator in name for name in task.operators):
+            continue
+        kernel = task.kernel
+        if not isinstance(kernel, PimMatMul):
+            continue
+        group = system.instances[task.unit].group
+        if (group, kernel) in seen:
+            continue
+        seen.add((group, kernel))
+        unit = system.units[group]
+        assert isinstance(unit, PimUnit)
+        found = search(PimMatMul(kernel.m, kernel.n, kernel.k), unit.device, unit.channels)
+        size = f"{kernel.m} x {kernel.n} x {kernel.k}"
+        yield f"{', '.join(task.operators)}: {size} on {unit.channels} channels of {unit.device}"
+        for i, candidate in enumerate(found[:SHOWN]):
+            gap = "" if candidate.gap is None else f", {candidate.gap:.2f} times the roofline"
+            yield f"  {i + 1}. {' '.join(str(candidate).split())}{gap}"
+        simulated = sum(c.time_ps is not None for c in found)
+        yield f"  {len(found)} in all, {simulated} simulated, the others bounded away or too large"
+        yield ""
 
 
 def nest(task: Task) -> list[str]:

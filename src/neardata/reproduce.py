@@ -151,7 +151,7 @@ def _section(run: Reproduction, verdicts: list[Verdict]) -> list[str]:
     lines = [
         f"## {run.name.replace('_', '-')}",
         "",
-        f"{study.title}, arXiv {study.arxiv}. {study.about}".strip(),
+        f"{study.title}, {study.reference}. {study.about}".strip(),
         "",
     ]
     lines += ["| claim | where | paper | ours | difference | verdict |", "|---|---|---|---|---|---|"]

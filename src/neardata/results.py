@@ -40,6 +40,8 @@ def record(point: Point, study: Study) -> dict[str, Any]:
         "utilisation": report.utilisation(),
         "bytes_placed": dict(point.program.bytes_at),
         "parts": parts(report),
+        "row_hit_rate": report.row_hit_rate,
+        "notes": list(point.program.notes),
         "rooflines": rooflines(report),
     }
 
@@ -57,6 +59,8 @@ def program_record(report: SystemReport) -> dict[str, Any]:
         "reasons_ns": {name: ps / 1e3 for name, ps in report.reasons_ps.items()},
         "utilisation": report.utilisation(),
         "parts": parts(report),
+        "row_hit_rate": report.row_hit_rate,
+        "notes": list(report.program.notes),
     }
 
 

@@ -41,7 +41,8 @@ from neardata.sim.system.report import SystemReport
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.llm.routing import Routing, Uniform
+from neardata.workloads.llm.routing import Routing, Uniform, Zipf, measured
+from neardata.workloads.llm.routing_trace import load_routing
 
 MOST_DEVICES = 64
 """Devices tried for a group of ``count: fit``."""
@@ -77,8 +78,11 @@ class Study(StrictModel):
     """Only the first so many layers."""
     positions: Annotated[int, Field(ge=1)] | None = None
     """Rows of the learned position embedding, in the place of the model's own."""
+    routing: str = "uniform"
+    """How tokens choose experts: ``uniform``, ``zipf:EXPONENT``, ``measured:WORKLOAD`` (as measured on
+    Qwen3-30B-A3B), or a recorded trace: a file (.npz, .json, .csv) or a folder of Parquet files."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the routing, uniform over the experts."""
+    """Of a drawn routing; the position in a recorded one."""
     systems: Annotated[dict[str, SystemChoice], Field(min_length=1)]
     baseline: str | None = None
 
@@ -263,6 +267,8 @@ def model_of(study: Study) -> Model:
         InputError: more layers than the model has, positions for a model that learns none.
     """
     model = load_model(study.model)
+    if model.encoder_layers:
+        raise InputError(f"{study.model} has an encoder; studies are of decoders alone", key="model")
     if study.layers is not None and study.layers > model.layers:
         raise InputError(f"{study.layers} are asked for; {study.model} has {model.layers}", key="layers")
     if study.positions is None:
@@ -279,8 +285,8 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
         InputError: the model does not fit, or the mapping does not suit the system.
     """
     model, choice = model_of(study), study.systems[label]
-    base = load_system(choice.system, choice.set).with_counts(**choice.units)
-    graph = _graph(study, model, batch, Uniform(seed=study.seed))
+    base = _with_partners(load_system(choice.system, choice.set).with_counts(**choice.units), choice.mapping)
+    graph = _graph(study, model, batch, _routing(study, model, 0, batch))
     lack: _Lack | None = None
     try:
         for system in _candidates(base, choice.mapping, graph):
@@ -293,7 +299,7 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
             raise
         raise InputError(error.message, key=f"systems.{label}.{error.key or 'mapping'}") from None
     what = f"{study.model}, batch {batch}, context {study.context:,}"
-    if lack is None or "fit" in (unit.count for unit in base.units.values()):
+    if lack is None or any(base.units[group].count == "fit" for group in lack.groups):
         needed = graph.weight_bytes + graph.cache_bytes
         message = f"{needed:,} bytes of weights and caches do not fit {MOST_DEVICES} units; fewer sequences, "
         raise InputError(f"{what}: {message}less context or narrower formats would", key=f"systems.{label}")
@@ -333,6 +339,17 @@ def _enough(
         if _lack(program, system) is None:
             return system.count(groups[0])
     return None
+
+
+def _with_partners(system: System, mapping: Mapping) -> System:
+    """Processors and the memories of their slots in equal numbers, where one number is given."""
+    groups = (processor_group(system, mapping), pim_group(system, mapping))
+    counts = {group: system.units[group].count for group in groups if group is not None}
+    given = {count for count in counts.values() if count != "fit"}
+    if len(given) != 1:
+        return system
+    (count,) = given
+    return system.with_counts(**{group: int(count) for group, n in counts.items() if n == "fit"})
 
 
 def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System]:
@@ -381,10 +398,40 @@ def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch:
     else:
         parts = min(system.count(processor_group(system, mapping)), batch)
     sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
-    return [_graph(study, model, size, Uniform(seed=study.seed + i)) for i, size in enumerate(sizes)]
+    return [_graph(study, model, size, _routing(study, model, i, size)) for i, size in enumerate(sizes)]
 
 
-def _graph(study: Study, model: Model, batch: int, routing: Routing) -> Graph:
+def _routing(study: Study, model: Model, part: int, sequences: int) -> Routing | None:
+    """Of a micro-batch.
+
+    Raises:
+        InputError: an unknown routing, or a trace that does not suit the model.
+    """
+    if model.experts is None:
+        return None
+    kind, _, value = study.routing.partition(":")
+    seed = study.seed + part
+    if kind == "uniform" and not value:
+        return Uniform(seed=seed)
+    if kind == "zipf":
+        try:
+            return Zipf(float(value), seed=seed)
+        except ValueError:
+            raise InputError(
+                f"'{study.routing}': expected zipf:EXPONENT, such as zipf:1.0", key="routing"
+            ) from None
+    if kind == "measured":
+        routing = measured().routing(value, seed=seed)
+        routing.sequences = sequences
+        return routing
+    if Path(study.routing).exists():
+        return load_routing(study.routing, top_k=model.experts.top_k).at(seed * sequences)
+    raise InputError(
+        f"'{study.routing}' is no file and none of uniform, zipf:EXPONENT, measured:WORKLOAD", key="routing"
+    )
+
+
+def _graph(study: Study, model: Model, batch: int, routing: Routing | None) -> Graph:
     return llm(
         model, study.phase, batch=batch, context=study.context, new_tokens=study.new_tokens,
         weights=study.weights, activations=study.activations, cache=study.cache, routing=routing,
@@ -403,11 +450,11 @@ def fingerprint(study: Study, choice: SystemChoice, batch: int, version: str) ->
 def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
     """Files that do not ship with the package: of the model, the system, and what it names."""
     system = load_system(choice.system, choice.set)
-    named = [study.model, choice.system, *(use.link for use in system.links.values())]
+    named = [study.model, study.routing, choice.system, *(use.link for use in system.links.values())]
     for unit in system.units.values():
         if isinstance(unit, ProcessorUnit):
             named.append(unit.processor)
         elif isinstance(unit, PimUnit):
             named.append(unit.device)
     paths = (Path(re.sub(r"(\.ya?ml):[^:/]*$", r"\1", name)) for name in named)  # FILE.yaml:PRESET
-    return [path for path in paths if path.suffix in (".json", ".yaml", ".yml") and path.is_file()]
+    return [path for path in paths if path.is_file()]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neardata.arch.system import System, parse_system
-from neardata.mappers.functional import ProgramError, verify
+from neardata.mappers.functional import ProgramError, reach_of, verify
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping
 from neardata.sim.program import Program
@@ -38,8 +42,6 @@ def system(gpus: int, pim: str | None = None, *, own_memory: bool = True) -> Sys
 
 
 def small_moe(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    import json
-
     path = tmp_path_factory.mktemp("model") / "config.json"
     path.write_text(json.dumps(MOE))
     return load_model(str(path))
@@ -53,8 +55,7 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def check(graph: Graph, target: System, mapping: Mapping) -> Program:
     costs = Costs(target)
     program = lower(graph, target, mapping, lambda group, kernel: costs.of(group, kernel).time_ps)
-    reach = {name: [instance.place] for name, instance in target.instances.items()}
-    verify(program, graph, random_values(graph, 1), reach=reach)
+    verify(program, graph, random_values(graph, 1), reach=reach_of(target))
     report = run(program, target, costs=costs)  # conservation is checked inside
     assert sum(report.reasons_ps.values()) == report.time_ps
     return program
@@ -79,6 +80,65 @@ def test_memories(moe: Model, device: str, own_memory: bool, on_pim: str) -> Non
     graph = llm(moe, batch=2, context=17, routing=Uniform(seed=3))
     program = check(graph, system(2, device, own_memory=own_memory), Mapping(on_pim=on_pim, pipeline=2))  # type: ignore[arg-type]
     assert any(task.unit.startswith("pim") for task in program.tasks)
+
+
+FORMATS = [
+    ("fp32", "fp32", "fp32"),
+    ("fp16", "fp16", "fp8"),
+    ("int8/g4", "bf16", "bf16"),
+    ("int4/g8", "bf16", "int8/g8"),
+    ("int8/g4", "int8/g4", "bf16"),
+    ("int4/g4", "int8/g4", "int8/g8"),
+    ("int2/g4", "int8/g8", "bf16"),
+]
+
+
+@pytest.mark.parametrize("weights,activations,cache", FORMATS)
+@pytest.mark.parametrize("gpus,pipeline", [(2, 1), (4, 2)])
+def test_number_formats(
+    moe: Model, weights: str, activations: str, cache: str, gpus: int, pipeline: int
+) -> None:
+    graph = llm(
+        moe,
+        batch=2,
+        context=9,
+        weights=weights,
+        activations=activations,
+        cache=cache,
+        routing=Uniform(seed=1),
+    )
+    target = system(gpus)
+    program = lower(graph, target, Mapping(pipeline=pipeline))
+    verify(program, graph, random_values(graph, 1), reach=reach_of(target))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    heads=st.sampled_from([(4, 1), (4, 2), (6, 3), (2, 2)]),
+    width=st.sampled_from([4, 6]),
+    ffn=st.integers(3, 40),
+    experts=st.integers(2, 5),
+    contexts=st.lists(st.integers(1, 13), min_size=1, max_size=4),
+    gpus=st.sampled_from([1, 2, 3, 4]),
+    pipeline=st.sampled_from([1, 2]),
+    spread=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_any_shape(
+    tmp_path_factory: pytest.TempPathFactory, heads: tuple[int, int], width: int, ffn: int, experts: int,
+    contexts: list[int], gpus: int, pipeline: int, spread: bool, seed: int,
+) -> None:  # fmt: skip
+    """Ragged, prime and single: heads, widths, experts and sequences that do not divide by the slots."""
+    changes = {
+        "num_attention_heads": heads[0], "num_key_value_heads": heads[1], "hidden_size": heads[0] * width,
+        "intermediate_size": ffn, "num_local_experts": experts, "num_experts_per_tok": min(2, experts),
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "config.json"
+    path.write_text(json.dumps({**MOE, **changes}))
+    graph = llm(load_model(str(path)), context=contexts, routing=Uniform(seed=seed))
+    if gpus % pipeline:
+        pipeline = 1
+    check(graph, system(gpus), Mapping(pipeline=pipeline, experts="spread" if spread else "split"))
 
 
 FAMILIES = ["gpt2-small", "llama-2-7b", "qwen3-30b-a3b", "deepseek-v2-lite", "olmoe-1b-7b"]

@@ -74,7 +74,7 @@ def _print(name: str) -> None:
 
     found = run_study(name)
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(found.study.title)}[/bold]  arXiv {found.study.arxiv}\n")
+    console.print(f"[bold]{escape(found.study.title)}[/bold]  {escape(found.study.reference)}\n")
     table = Table(box=None, pad_edge=True, header_style="bold", show_edge=False)
     for title, justify in (("claim", "left"), ("paper", "right"), ("ours", "right"), ("difference", "right"),
                            ("verdict", "left")):  # fmt: skip

@@ -36,6 +36,10 @@ def run(
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
     phase: Annotated[str | None, typer.Option(help="decode, prefill or verify.")] = None,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each sequence: a chunk of prefill; drafted tokens + 1 to verify."),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Format of the weights, such as bf16 or int4/g32.")
     ] = None,
@@ -66,7 +70,7 @@ def run(
         else:
             print_program(report)
         return 0
-    study = study_of(what, systems, batch, context, phase, weights, layers)
+    study = study_of(what, systems, batch, context, phase, weights, layers, new_tokens)
     folder = None if out is None else ResultsFolder(out)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     with interruptible() as stop:
@@ -97,6 +101,7 @@ def study_of(
     phase: str | None,
     weights: str | None,
     layers: int | None,
+    new_tokens: int | None = None,
 ) -> Study:
     from pydantic import ValidationError
 
@@ -107,7 +112,7 @@ def study_of(
     path = find_study(what)
     changes: dict[str, Any] = {
         "context": context, "phase": phase, "weights": weights, "layers": layers,
-        "batch": tuple(batch) if batch else None,
+        "batch": tuple(batch) if batch else None, "new_tokens": new_tokens,
     }  # fmt: skip
     given = {key: value for key, value in changes.items() if value is not None}
     if path is not None:

@@ -31,6 +31,8 @@ def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out:
         whole = sum(r["reasons_ns"].values()) or 1.0
         shares = {name: ns / whole for name, ns in r["reasons_ns"].items()}
         console.print(bar_rows(shares, f"{label}, batch {r['batch']}: where the time went"))
+        for note in r.get("notes", ()):
+            console.print(f"  {escape(note)}")
         console.print()
     console.print(_in_words(study, done))
     if out is not None:
@@ -50,13 +52,8 @@ def _units(records: list[dict[str, Any]]) -> str:
 
 
 _COLUMNS = {
-    "batch": 7,
-    "time a token": 13,
-    "tokens/s": 10,
-    "speed-up": 9,
-    "roofline": 9,
-    "energy a token": 15,
-}
+    "batch": 7, "time a token": 13, "tokens/s": 10, "speed-up": 9, "roofline": 9, "energy a token": 15,
+}  # fmt: skip
 
 
 def _table(study: Study, done: list[dict[str, Any]]) -> Any:
@@ -153,3 +150,5 @@ def print_program(report: SystemReport) -> None:
     console.print(f"\n {si_time(report.time_ps / 1e3)}, {si_energy(report.total_energy_pj)}\n")
     whole = report.time_ps or 1
     console.print(bar_rows({n: ps / whole for n, ps in report.reasons_ps.items()}, "where the time went"))
+    for note in report.program.notes:
+        console.print(f"  {escape(note)}")
