@@ -147,12 +147,27 @@ class Sharding:
         heads, kv = operator["heads"], operator["kv_heads"]
         queries = tensor == operator.inputs[0]
         width = int(operator["qk"] if tensor in operator.inputs[:2] else operator["v"])
+        if not queries and not self._queries_split(operator):
+            return None
         if kv >= self.slots:
             return width * (heads // kv) if queries else width
         # fewer key heads than slots: each slot keeps all keys, and has query heads of one of them
         if self.slots % kv or heads % self.slots:
             return None
         return width if queries else None
+
+    def _queries_split(self, attention: Operator) -> bool:
+        """Whether the queries come by heads from their product: no norm over all heads between."""
+        name = attention.inputs[0]
+        while (producer := self.graph.producer(name)) is not None:
+            operator = self.graph[producer]
+            if operator.kind in ("linear", "head_linear"):
+                return True
+            whole = operator.kind == "norm" and operator["n"] == self.graph.tensors[name].shape[-1]
+            if operator.kind not in ("rope", "norm") or whole:
+                return False
+            name = operator.inputs[0]
+        return False
 
     def _heads(self, operator: Operator) -> Bounds:
         heads, kv = operator["heads"], operator["kv_heads"]

@@ -10,6 +10,7 @@ from typing import Any
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.arch.system.system import RefreshAtTasks
+from neardata.sim.dram.energy import energy
 from neardata.sim.dram.pim import ProgramReport, run_program
 from neardata.sim.dram.program import Program
 from neardata.sim.program import Kernel, PimAttention, PimMatMul
@@ -87,13 +88,13 @@ class PimEngine:
                     "tCCD_L" if "tCCD_L" in lost else "tCCD_S", 0
                 ) - n * (gap - busy)
         lost["padding"] = max(computing - ideal, 0)
-        energy, (accesses, openings) = report.energy, row_use(report)
+        used, (accesses, openings) = report.energy, row_use(report)
         return Outcome(
             time_ps=self.ps(ticks),
             bound_ps=self.ps(ideal),
             bound_by="PIM units",
             lost_ps=self.balanced(lost, ticks, ideal),
-            energy_pj={} if energy is None else components(energy.items_pj),
+            energy_pj={} if used is None else components(used.items_pj),
             memory_bytes=report.internal_bytes + report.external_bytes,
             macs=kernel.macs,
             interface_bytes=report.external_bytes,
@@ -141,6 +142,18 @@ class PimEngine:
             largest = max(result, key=lambda name: result[name], default="other")
             result[largest] = result.get(largest, 0) + rest
         return result
+
+
+def idle_energy_pj(device: Device, channels: int, time_ps: int) -> dict[str, float]:
+    """What a memory draws while no task runs on it: banks closed, refreshed every tREFI."""
+    ticks = round(time_ps / device.tick_ps)
+    refresh = device.roles.get("refresh_all")
+    counts = {}
+    if refresh is not None and "nREFI" in device.timing:
+        units = device.n_units(refresh) * channels
+        counts[device.command_names[refresh]] = ticks // device.ticks("nREFI") * units
+    found = energy(device, counts, 0, ticks, channels)
+    return {} if found is None else components(found.items_pj)
 
 
 def components(items_pj: Mapping[str, float]) -> dict[str, float]:

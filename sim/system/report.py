@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from neardata.arch.system import System
+from neardata.arch.system import PimUnit, ProcessorUnit, System
 from neardata.sim.program import Collective, Program, Task, Transfer
 from neardata.sim.system.outcome import Outcome
+from neardata.sim.system.pim import idle_energy_pj
 from neardata.sim.system.schedule import RESOURCE, Schedule
 
 SCHEMA = 1
@@ -85,13 +86,22 @@ class SystemReport:
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
     def _idle_energy(self) -> dict[str, float]:
-        idle = 0.0
+        """Of processors at rest, and of memories with closed banks and their refreshes."""
+        totals: dict[str, float] = {}
         for use in self.units:
             instance = self.system.instances.get(use.name)
-            if instance is not None and self.system.units[instance.group].kind == "processor":
-                watts = self.system.processor(instance.group).power.idle_w.value
-                idle += watts * sum(use.idle_ps.values())
-        return {"processors idle": idle} if idle else {}
+            if instance is None:
+                continue
+            unit, idle = self.system.units[instance.group], sum(use.idle_ps.values())
+            parts: dict[str, float] = {}
+            if isinstance(unit, ProcessorUnit):
+                parts["processors idle"] = self.system.processor(instance.group).power.idle_w.value * idle
+            elif isinstance(unit, PimUnit):
+                parts = idle_energy_pj(self.system.device(instance.group), unit.channels, idle)
+            for name, pj in parts.items():
+                if pj:
+                    totals[name] = totals.get(name, 0.0) + pj
+        return totals
 
     @property
     def total_energy_pj(self) -> float:

@@ -15,6 +15,7 @@ import typer
 
 from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce
 from neardata.cli import run as run_command
+from neardata.cli import serve as serve_command
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_command.run)
+app.command("serve")(serve_command.serve)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)

@@ -198,3 +198,23 @@ def test_edited_programs_are_checked_with_file_and_line(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"p\.yaml:6: tasks\.0\.kernel\.n: must be a whole number"):
         Program.read(file)
+
+
+def test_idle_memories_stand_by_and_are_refreshed() -> None:
+    target = parse_system(
+        {
+            "name": "s",
+            "source": "t",
+            "units": {
+                "gpu": {"kind": "processor", "processor": "a100-80gb"},
+                "pim": {"kind": "pim", "device": "gddr6-aim", "channels": 2},
+            },
+        }
+    )
+    device = target.device("pim")
+    time_ps = 10 * device.timing["nREFI"] * 500
+    report = run(Program("p", "s", (Task("t", "gpu", Pause(time_ps)),)), target)
+    standby = 2 * 183.15 * time_ps / 1000  # mW of two channels with closed banks
+    assert report.energy_pj["DRAM standby"] == pytest.approx(standby)
+    one = device.preset.command_energy_pj
+    assert report.energy_pj["DRAM refresh"] > 0 and one
