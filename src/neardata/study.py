@@ -139,13 +139,13 @@ class Point:
         return max((use.bound_ps for use in self.report.units), default=0) // self.steps
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: str | Path) -> Study:
     """A study file.
 
     Raises:
         InputError: with file, line and key.
     """
-    file = ConfigFile(path)
+    file = ConfigFile(Path(path))
     study = file.parse(Study)
     if study.baseline is not None and study.baseline not in study.systems:
         raise file.error(f"is no system of the study{nearest(study.baseline, study.systems)}", "baseline")
