@@ -157,6 +157,8 @@ def first_problem(model: type[Any], error: ValidationError) -> tuple[list[str | 
             return keys, f"must be a whole number, got {_shown(given)}"
         case "float_type" | "float_parsing":
             return keys, f"must be a number, got {_shown(given)}"
+        case "too_short" if problem["ctx"]["min_length"] == 1:
+            return keys, "must not be empty"
         case "value_error":
             return keys, problem["msg"].removeprefix("Value error, ")
     message = problem["msg"].replace("Input should be", "must be")

@@ -255,7 +255,7 @@ def load_system(name: str | Path | SystemFile, overrides: dict[str, Any] | None 
         InputError: unknown name, key, unit, device, processor or link, with file, line and key.
 
     >>> load_system("a100").with_counts(gpu=2).names("gpu")
-    ["gpu0", "gpu1"]
+    ['gpu0', 'gpu1']
     """
     if isinstance(name, SystemFile):
         return _resolve(name, None)

@@ -113,14 +113,18 @@ def new_figure(width: float, height: float, title: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    return figure, set_up(figure.add_subplot(), title)
+
+
+def set_up(axes: Any, title: str, fontsize: float = 10) -> Any:
+    """Axes as all of our figures have them."""
+    axes.set_title(title, loc="left", fontsize=fontsize, color=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=9)
-    return figure, axes
+    axes.tick_params(colors=INK, labelsize=fontsize - 1)
+    return axes
 
 
 def readable_on(colour: str) -> str:

@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 import neardata
+from neardata.rooflines import rooflines
 from neardata.sim.system.report import SystemReport
 from neardata.study import Point, Study, fingerprint
 
@@ -41,6 +42,7 @@ def record(point: Point, study: Study) -> dict[str, Any]:
         "parts": parts(report),
         "row_hit_rate": report.row_hit_rate,
         "notes": list(point.program.notes),
+        "rooflines": rooflines(report),
     }
 
 

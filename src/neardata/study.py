@@ -19,18 +19,20 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import neardata.studies
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.system import System, load_system
+from neardata.arch.precision import Format
+from neardata.arch.system import PimUnit, ProcessorUnit, System, load_system
 from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.sim.program import Program
@@ -84,6 +86,13 @@ class Study(StrictModel):
     systems: Annotated[dict[str, SystemChoice], Field(min_length=1)]
     baseline: str | None = None
 
+    @field_validator("weights", "activations", "cache")
+    @classmethod
+    def _known_formats(cls, given: str | dict[str, str]) -> str | dict[str, str]:
+        for text in [given] if isinstance(given, str) else given.values():
+            Format.parse(text)
+        return given
+
 
 @dataclass(frozen=True)
 class Point:
@@ -130,13 +139,13 @@ class Point:
         return max((use.bound_ps for use in self.report.units), default=0) // self.steps
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: str | Path) -> Study:
     """A study file.
 
     Raises:
         InputError: with file, line and key.
     """
-    file = ConfigFile(path)
+    file = ConfigFile(Path(path))
     study = file.parse(Study)
     if study.baseline is not None and study.baseline not in study.systems:
         raise file.error(f"is no system of the study{nearest(study.baseline, study.systems)}", "baseline")
@@ -149,7 +158,10 @@ def load_study(path: Path) -> Study:
                         f"the system has no '{group}'{nearest(group, system.units)}", key="units"
                     )
             processor_group(system, choice.mapping)
+            pim_group(system, choice.mapping)
         except InputError as error:
+            if error.key in choice.set:
+                raise file.error(error.message, "systems", label, "set", error.key) from None
             if error.file is not None:
                 raise
             raise file.error(error.message, "systems", label, *(error.key or "system").split(".")) from None
@@ -158,8 +170,22 @@ def load_study(path: Path) -> Study:
     except InputError as error:
         if error.file is not None:
             raise
-        raise file.error(error.message, "model") from None
+        raise file.error(error.message, error.key or "model") from None
     return study
+
+
+@contextmanager
+def placed_in(path: Path | None) -> Iterator[None]:
+    """Tells the file and line of a study's key that an error names without them."""
+    try:
+        yield
+    except InputError as error:
+        if path is None or error.file is not None or error.key is None:
+            raise
+        keys = error.key.split(".")
+        raise InputError(
+            error.message, file=path, line=ConfigFile(path).line_of(keys), key=error.key
+        ) from None
 
 
 def find_study(what: str) -> Path | None:
@@ -238,11 +264,13 @@ def model_of(study: Study) -> Model:
     """The model, with the positions that the study gives it.
 
     Raises:
-        InputError: positions for a model that learns none.
+        InputError: more layers than the model has, positions for a model that learns none.
     """
     model = load_model(study.model)
     if model.encoder_layers:
         raise InputError(f"{study.model} has an encoder; studies are of decoders alone", key="model")
+    if study.layers is not None and study.layers > model.layers:
+        raise InputError(f"{study.layers} are asked for; {study.model} has {model.layers}", key="layers")
     if study.positions is None:
         return model
     if not model.positions:
@@ -254,25 +282,63 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     """The program of one system at one batch size, and the kernels whose cost decided it.
 
     Raises:
-        InputError: the model does not fit.
+        InputError: the model does not fit, or the mapping does not suit the system.
     """
     model, choice = model_of(study), study.systems[label]
     base = _with_partners(load_system(choice.system, choice.set).with_counts(**choice.units), choice.mapping)
-    worst: InputError | None = None
-    for system in _candidates(
-        base, choice.mapping, _graph(study, model, batch, _routing(study, model, 0, batch))
-    ):
-        graphs = _graphs(study, model, choice.mapping, system, batch)
-        costs = Costs(system)
-        program = lower(graphs, system, choice.mapping, lambda g, k, costs=costs: costs.of(g, k).time_ps)  # type: ignore[misc]
-        worst = _lack(program, system)
-        if worst is None:
-            return program, system, costs
-    if worst is None:
-        raise InputError(
-            f"{study.model}, batch {batch}: takes more than {MOST_DEVICES} units", key=f"systems.{label}"
-        )
-    raise InputError(f"{study.model}, batch {batch}: {worst.message}", key=f"systems.{label}")
+    graph = _graph(study, model, batch, _routing(study, model, 0, batch))
+    lack: _Lack | None = None
+    try:
+        for system in _candidates(base, choice.mapping, graph):
+            program, costs = _lowered(study, model, choice.mapping, system, batch)
+            lack = _lack(program, system)
+            if lack is None:
+                return program, system, costs
+    except InputError as error:
+        if error.file is not None:
+            raise
+        raise InputError(error.message, key=f"systems.{label}.{error.key or 'mapping'}") from None
+    what = f"{study.model}, batch {batch}, context {study.context:,}"
+    if lack is None or any(base.units[group].count == "fit" for group in lack.groups):
+        needed = graph.weight_bytes + graph.cache_bytes
+        message = f"{needed:,} bytes of weights and caches do not fit {MOST_DEVICES} units; fewer sequences, "
+        raise InputError(f"{what}: {message}less context or narrower formats would", key=f"systems.{label}")
+    enough = _enough(study, model, choice.mapping, base, lack.groups, graph, batch)
+    names = " and ".join(lack.groups)
+    change = f"no number of {names} would do" if enough is None else f"{enough} of {names} would do"
+    raise InputError(
+        f"{what}: {lack.needed:,} bytes are to lie in {lack.place}, which holds {lack.there:,}; {change}",
+        key=f"systems.{label}.units",
+    )
+
+
+def _lowered(
+    study: Study, model: Model, mapping: Mapping, system: System, batch: int
+) -> tuple[Program, Costs]:
+    costs = Costs(system)
+    graphs = _graphs(study, model, mapping, system, batch)
+    return lower(graphs, system, mapping, lambda g, kernel: costs.of(g, kernel).time_ps), costs
+
+
+def _enough(
+    study: Study,
+    model: Model,
+    mapping: Mapping,
+    base: System,
+    groups: Sequence[str],
+    graph: Graph,
+    batch: int,
+) -> int | None:
+    """The fewest units of some groups that hold the model; None if none do."""
+    units = {g: u.model_copy(update={"count": "fit"}) if g in groups else u for g, u in base.units.items()}
+    for system in _candidates(replace(base, units=units), mapping, graph):
+        try:
+            program, _ = _lowered(study, model, mapping, system, batch)
+        except InputError:  # so many stages cannot be made
+            continue
+        if _lack(program, system) is None:
+            return system.count(groups[0])
+    return None
 
 
 def _with_partners(system: System, mapping: Mapping) -> System:
@@ -302,18 +368,25 @@ def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System
             yield base.with_counts(**dict.fromkeys(fit, n))
 
 
-def _lack(program: Program, system: System) -> InputError | None:
-    """The fullest place that does not hold what is put there, and what would mend it."""
+@dataclass(frozen=True)
+class _Lack:
+    """A place that is too small for what is put there."""
+
+    place: str
+    needed: int
+    there: int
+    groups: tuple[str, ...]
+    """The units whose place it is."""
+
+
+def _lack(program: Program, system: System) -> _Lack | None:
+    """The fullest place, if it does not hold what is put there."""
     over = {p: n - system.capacities.get(p, 0) for p, n in program.bytes_at.items()}
     place = max(over, key=lambda p: over[p], default=None)
     if place is None or over[place] <= 0:
         return None
-    held, there = program.bytes_at[place], system.capacities.get(place, 0)
-    group = next(i.group for i in system.instances.values() if i.place == place)
-    more = -(-system.count(group) * held // max(there, 1))
-    return InputError(
-        f"{held:,} bytes are to lie in '{place}', which holds {there:,}; about {more} {group} units would do"
-    )
+    groups = tuple(dict.fromkeys(i.group for i in system.instances.values() if i.place == place))
+    return _Lack(place, program.bytes_at[place], system.capacities.get(place, 0), groups)
 
 
 def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
@@ -369,5 +442,19 @@ def _graph(study: Study, model: Model, batch: int, routing: Routing | None) -> G
 def fingerprint(study: Study, choice: SystemChoice, batch: int, version: str) -> str:
     """What decides the result of a point, as a short hash: equal hashes, equal results."""
     what = study.model_dump(mode="json", exclude={"systems", "batch", "baseline", "title"})
-    text = json.dumps([version, what, choice.model_dump(mode="json"), batch], sort_keys=True)
+    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in _own_files(study, choice)]
+    text = json.dumps([version, what, choice.model_dump(mode="json"), batch, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
+    """Files that do not ship with the package: of the model, the system, and what it names."""
+    system = load_system(choice.system, choice.set)
+    named = [study.model, study.routing, choice.system, *(use.link for use in system.links.values())]
+    for unit in system.units.values():
+        if isinstance(unit, ProcessorUnit):
+            named.append(unit.processor)
+        elif isinstance(unit, PimUnit):
+            named.append(unit.device)
+    paths = (Path(re.sub(r"(\.ya?ml):[^:/]*$", r"\1", name)) for name in named)  # FILE.yaml:PRESET
+    return [path for path in paths if path.is_file()]

@@ -41,7 +41,7 @@ def _record(
     from neardata.arch.errors import InputError, nearest
     from neardata.cli.run import study_of
     from neardata.results import record
-    from neardata.study import run_point
+    from neardata.study import find_study, placed_in, run_point
 
     path = Path(what)
     if path.suffix == ".json" and path.is_file():
@@ -60,7 +60,8 @@ def _record(
             found: dict[str, Any] = known[label, size]
             return found
     study = study_of(what, [label], [batch] if batch else None, context, None, None, layers)
-    return record(run_point(study, label, max(study.batch)), study)
+    with placed_in(find_study(what)):
+        return record(run_point(study, label, max(study.batch)), study)
 
 
 def _print(records: list[dict[str, Any]]) -> None:

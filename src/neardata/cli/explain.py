@@ -33,14 +33,18 @@ def explain(
     ] = None,
 ) -> None:
     """Print how a model's step is placed on a system: a loop nest per kernel, each operand's place."""
+    from neardata.arch.errors import InputError, nearest
     from neardata.cli.output import check_writable, whole_file
     from neardata.cli.run import study_of
     from neardata.explanation import alternatives
     from neardata.explanation import explain as lines
     from neardata.programs import read_program
-    from neardata.study import lower_point
+    from neardata.rooflines import kind_of
+    from neardata.study import find_study, lower_point, placed_in
 
     if save is not None:
+        if save.suffix not in (".yaml", ".yml", ".json"):
+            raise InputError("a program is written as .yaml or .json", file=save)
         check_writable(save)
     read = read_program(what)
     if read is not None:
@@ -49,7 +53,15 @@ def explain(
         one = None if label is None else [label]
         study = study_of(what, one, [batch] if batch else None, context, None, None, layers)
         chosen = label if label in study.systems else next(iter(study.systems))
-        program, system, _ = lower_point(study, chosen, study.batch[0])
+        with placed_in(find_study(what)):
+            program, system, _ = lower_point(study, chosen, study.batch[0])
+    if operator is not None and not any(
+        operator in name for task in program.tasks for name in (task.name, *task.operators)
+    ):
+        known = {kind_of(name) for task in program.tasks for name in task.operators}
+        raise InputError(
+            f"no operator's name contains '{operator}'{nearest(operator, known)}", key="--operator"
+        )
     if save is not None:
         with whole_file(save) as path:
             program.write(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ import typer
 from neardata.cli.options import Json
 
 if TYPE_CHECKING:
-    from neardata.study import Point, Study
+    from neardata.cli.results_folder import ResultsFolder
+    from neardata.study import Study
 
 INTERRUPTED = 130
 
@@ -52,8 +52,11 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run a language model's step on near-data systems: time, energy, and where they went."""
+    from neardata.arch.errors import InputError
     from neardata.cli.progress import interruptible
+    from neardata.cli.results_folder import ResultsFolder
     from neardata.programs import read_program
+    from neardata.study import find_study, placed_in
 
     saved = read_program(what)
     if saved is not None:
@@ -68,14 +71,19 @@ def run(
             print_program(report)
         return 0
     study = study_of(what, systems, batch, context, phase, weights, layers, new_tokens)
-    if out is not None:
-        _folder(out)
-    done: list[dict[str, Any]] = []
-    fresh: list[Point] = []
+    folder = None if out is None else ResultsFolder(out)
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     with interruptible() as stop:
-        partial = _work(study, out, done, fresh, stop.is_set)
-    if out is not None:
-        _write(out, study, done, fresh, plots=plots)
+        try:
+            with placed_in(find_study(what)):
+                partial = _work(study, folder, found, stop.is_set)
+        except InputError:
+            if folder is not None:
+                folder.withdraw()
+            raise
+    done = [found[p] for p in ((s, b) for s in study.systems for b in study.batch) if p in found]
+    if folder is not None:
+        folder.finish(study, done, partial=partial, plots=plots)
     if as_json:
         typer.echo(json.dumps({"title": study.title, "partial": partial, "points": done}, indent=1))
     else:
@@ -129,83 +137,31 @@ def study_of(
         raise InputError(message, key="--" + ".".join(map(str, keys))) from None
 
 
-def _folder(out: Path) -> None:
-    from neardata.arch.errors import InputError
-
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file; --out takes a folder", file=out)
-    try:
-        (out / "points").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", file=out) from None
-
-
 def _work(
-    study: Study, out: Path | None, done: list[dict[str, Any]], fresh: list[Point], stopped: Any
+    study: Study, folder: ResultsFolder | None, done: dict[tuple[str, int], dict[str, Any]], stopped: Any
 ) -> bool:
-    """Run what is not there yet; True if interrupted."""
-    import neardata
-    from neardata.cli.output import text_file
+    """Fill ``done`` with what is known and what is run now; True if interrupted.
+
+    The largest batches are run first: a model that does not fit ends the study early.
+    """
     from neardata.cli.progress import progress_bar
     from neardata.results import record
-    from neardata.study import fingerprint, points
+    from neardata.study import run_point
 
-    def file_of(label: str, batch: int) -> Path | None:
-        if out is None:
-            return None
-        return (
-            out / "points" / f"{fingerprint(study, study.systems[label], batch, neardata.__version__)}.json"
-        )
-
-    total = len(study.systems) * len(study.batch)
-    known: dict[tuple[str, int], dict[str, Any]] = {}
-    for label in study.systems:
-        for batch in study.batch:
-            path = file_of(label, batch)
-            if path is not None and path.is_file():
-                known[label, batch] = {**json.loads(path.read_text(encoding="utf-8")), "label": label}
-    with progress_bar(lambda n: n / total, "points") as progress:
-        runner = points(study, skip=lambda label, batch: (label, batch) in known)
-        for i, (label, batch) in enumerate((s, b) for s in study.systems for b in study.batch):
+    wanted = [(label, batch) for label in study.systems for batch in study.batch]
+    if folder is not None:
+        for point in wanted:
+            known = folder.known(study, *point)
+            if known is not None:
+                done[point] = known
+    left = sorted((point for point in wanted if point not in done), key=lambda point: -point[1])
+    with progress_bar(lambda n: n / len(wanted), "points") as progress:
+        for label, batch in left:
             if stopped():
                 return True
-            if (label, batch) in known:
-                done.append(known[label, batch])
-            else:
-                point = next(runner)
-                fresh.append(point)
-                done.append(record(point, study))
-                path = file_of(label, batch)
-                if path is not None:
-                    with text_file(path) as stream:
-                        json.dump(done[-1], stream, indent=1)
-            progress(i + 1)
+            progress(len(done))
+            result = run_point(study, label, batch)
+            done[label, batch] = record(result, study)
+            if folder is not None:
+                folder.keep(study, result, done[label, batch])
     return False
-
-
-def _write(out: Path, study: Study, done: list[dict[str, Any]], fresh: list[Point], *, plots: bool) -> None:
-    """Tables, timelines and figures."""
-    from importlib.util import find_spec
-
-    from neardata.cli.output import text_file
-    from neardata.results import CSV_COLUMNS
-    from neardata.sim.system.timeline import write_system_timeline
-
-    with text_file(out / "results.json") as stream:
-        json.dump({"title": study.title, "points": done}, stream, indent=1)
-    with text_file(out / "results.csv") as stream:
-        table = csv.DictWriter(stream, CSV_COLUMNS, extrasaction="ignore")
-        table.writeheader()
-        table.writerows(done)
-    for point in fresh:
-        name = (
-            "".join(c if c.isalnum() else "-" for c in f"{point.label} batch {point.batch}")
-            .strip("-")
-            .lower()
-        )
-        with text_file(out / f"timeline-{name}.json") as stream:
-            write_system_timeline(stream, point.report)
-    if plots and find_spec("matplotlib") is not None:
-        from neardata.run_figures import draw
-
-        draw(out, study.title, done, fresh)

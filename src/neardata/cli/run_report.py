@@ -91,22 +91,40 @@ def _table(study: Study, done: list[dict[str, Any]]) -> Any:
 
 
 def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
-    """The best system of each batch size, and by what."""
+    """For each batch size the fastest system, and which parts make the difference to the baseline."""
+    from neardata.cli.quantities import si_energy
+
     lines = []
     for batch in study.batch:
-        here = [r for r in done if r["batch"] == batch]
+        here = {r["label"]: r for r in done if r["batch"] == batch}
         if len(here) < 2:
             continue
-        best = max(here, key=lambda r: r["tokens_per_s"])
-        least = min(here, key=lambda r: r["energy_pj_per_token"])
+        best = max(here.values(), key=lambda r: r["tokens_per_s"])
+        least = min(here.values(), key=lambda r: r["energy_pj_per_token"])
+        base = here.get(study.baseline or next(iter(study.systems)))
         line = f"Batch {batch}: {best['label']} is fastest"
-        reason = next(iter(best["reasons_ns"]), "")
-        share = next(iter(best["reasons_ns"].values()), 0.0) / (sum(best["reasons_ns"].values()) or 1.0)
-        line += f" ({share:.0%} of its time: {reason})"
-        if least is not best:
-            line += f"; {least['label']} takes the least energy"
-        lines.append(line + ".")
+        if base is not None and best is not base:
+            ratio = best["tokens_per_s"] / base["tokens_per_s"]
+            line += f", {ratio:.2f}x {base['label']}: {_differences(base, best)}"
+        energy = si_energy(least["energy_pj_per_token"])
+        if least is best:
+            line += f". It takes the least energy, {energy} a token"
+        else:
+            line += f". {least['label']} takes the least energy, {energy} a token"
+        lines.append(f"{line}.")
     return "\n".join(lines)
+
+
+def _differences(base: dict[str, Any], best: dict[str, Any], shown: int = 3) -> str:
+    """Parts of a step that differ most: ``experts 28.8 to 11.7 ms``."""
+    times = [
+        {p["name"]: p["critical_ns"] * r["step_ns"] / r["run_ns"] for p in r["parts"]} for r in (base, best)
+    ]
+    names = dict.fromkeys([*times[0], *times[1]])
+    before, after = ({name: t.get(name, 0.0) for name in names} for t in times)
+    largest = sorted(names, key=lambda name: -abs(after[name] - before[name]))[:shown]
+    told = [name for name in largest if abs(after[name] - before[name]) > 0.02 * base["step_ns"]]
+    return ", ".join(f"{name} {before[name] / 1e6:.3g} to {after[name] / 1e6:.3g} ms" for name in told)
 
 
 def print_program(report: SystemReport) -> None:
