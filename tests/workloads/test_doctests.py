@@ -26,7 +26,6 @@ def test_examples_are_found() -> None:
     assert with_examples >= {
         f"neardata.workloads.{name}"
         for name in (
-            "precision",
             "requests",
             "semantics",
             "llm.model",
