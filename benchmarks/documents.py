@@ -2,14 +2,15 @@
 
 Run: python benchmarks/documents.py [README.md] [docs/tutorial.md]   (default: both)
 
-A block that begins with ``$ `` shows command lines and their output. ``...`` stands for lines left out: between
-them, each run of lines is found again by its first line, numbers aside. A YAML block that begins with
+A block that begins with ``$ `` shows command lines and their output. ``...`` stands for lines left out:
+between them, each run of lines is found again by its first line, numbers aside. A YAML block that begins with
 ``# NAME.yaml`` is a file that later commands read; Python blocks are run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import re
@@ -73,7 +74,9 @@ def _output(command: str) -> str:
             _, old, new, _ = change.split("/")
             path = Path(name)
             text = path.read_text(encoding="utf-8")
-            path.write_text("\n".join(line.replace(old, new, 1) for line in text.split("\n")), encoding="utf-8")
+            path.write_text(
+                "\n".join(line.replace(old, new, 1) for line in text.split("\n")), encoding="utf-8"
+            )
             if path.read_text(encoding="utf-8") == text:
                 raise ValueError(f"{command}: changes nothing")
             return ""
@@ -110,12 +113,13 @@ def _alike(one: str, other: str) -> bool:
 
 @contextlib.contextmanager
 def workplace() -> Iterator[None]:
-    """A folder of its own, and a terminal of 100 columns without colours."""
+    """A folder of its own with a trace in it, and a terminal of 100 columns without colours."""
     before, changed = Path.cwd(), {"COLUMNS": "100", "NO_COLOR": "1"}
     kept = {name: os.environ.get(name) for name in changed}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ.update(changed)
+        Path("t.trace.gz").write_bytes(gzip.compress(b"LD 0x40\nST 0x80\n"))
         try:
             yield
         finally:

@@ -1,13 +1,19 @@
 """The documents: their examples run, and they tell of every option and field."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from neardata.arch.dram.mapping import mapping_names
+from neardata.arch.system import parse_system
+from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit
 from neardata.cli.app import run
+from neardata.mappers.mapping import Mapping
+from neardata.study import Study, SystemChoice
 from neardata.workloads.patterns import PATTERNS
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +40,38 @@ def test_links_lead_somewhere(document):
         assert (document.parent / target).exists(), target
 
 
-def test_the_first_look_is_what_a_run_prints(capsys, monkeypatch):
+@pytest.mark.parametrize("document", ["docs/tutorial.md", pytest.param("README.md", marks=pytest.mark.slow)])
+def test_commands_print_what_the_document_shows(document):
+    """Else: python benchmarks/documents.py"""
+    spec = importlib.util.spec_from_file_location("documents", ROOT / "benchmarks" / "documents.py")
+    assert spec is not None and spec.loader is not None
+    documents = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(documents)
+    text = (ROOT / document).read_text()
+    with documents.workplace():
+        assert documents.renewed(text) == text
+
+
+def test_the_install_line_runs_the_quickstart():
+    assert "&& neardata run quickstart.yaml --out quickstart\n" in blocks("README.md", "")[0]
+
+
+def test_every_key_of_systems_and_studies_is_described():
+    described = (ROOT / "docs" / "systems.md").read_text()
+    for model in (Study, SystemChoice, Mapping, ProcessorUnit, PimUnit, MemoryUnit, LinkUse):
+        for key in model.model_fields:
+            assert f"`{key}`" in described, key
+
+
+def test_the_example_system_is_one():
+    (example,) = blocks("docs/systems.md", "yaml")
+    assert parse_system(yaml.safe_load(example)).count("pim") == 2
+
+
+def test_the_first_look_at_memory_is_what_a_run_prints(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
-    (shown,) = (block for block in blocks("README.md", "") if block.startswith("$ neardata dram run\n"))
+    (shown,) = (block for block in blocks("docs/usage.md", "") if block.startswith("$ neardata dram run\n"))
     printed = output_of(capsys, "dram", "run")
     assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()[1:]
 
@@ -62,7 +96,7 @@ def test_the_example_program_runs(capsys, tmp_path):
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("t.trace.gz").write_text("LD 0x40\nST 0x80\n")
-    for document in ("README.md", "docs/traces.md", "docs/pim.md"):
+    for document in ("README.md", "docs/traces.md", "docs/pim.md"):  # docs/tutorial.md: with its commands
         for example in blocks(document, "python"):
             exec(example, {})
     assert capsys.readouterr().out
@@ -96,7 +130,9 @@ def test_every_mapping_and_pattern_is_described():
     assert all(f"`{name}`" in traces for name in PATTERNS)
 
 
-@pytest.mark.parametrize("command", ["dram run", "dram check", "dram curve", "pim run"])
+@pytest.mark.parametrize(
+    "command", ["run", "explain", "compare", "reproduce", "dram run", "dram check", "dram curve", "pim run"]
+)
 def test_every_option_of_the_examples_exists(command, capsys):
     helped = output_of(capsys, *command.split(), "--help")
     for document in DOCS:
@@ -105,10 +141,11 @@ def test_every_option_of_the_examples_exists(command, capsys):
                 assert option in helped, (document.name, option)
 
 
-def test_every_option_of_dram_run_is_described(capsys):
-    helped = output_of(capsys, "dram", "run", "--help")
+@pytest.mark.parametrize("command", ["run", "dram run"])
+def test_every_option_is_described(command, capsys):
+    helped = output_of(capsys, *command.split(), "--help")
     described = (ROOT / "docs" / "usage.md").read_text()
-    for option in set(re.findall(r"--[a-z][a-z-]+", helped)) - {"--help", "--why"}:
+    for option in set(re.findall(r"--[a-z][a-z-]+", helped)) - {"--help", "--why", "--plots"}:
         assert f"`{option}" in described, option
 
 

@@ -216,9 +216,7 @@ def test_qwen_on_two_ranks_is_as_far_off_as_the_validation_says():
     requests = [
         Arrival(round(r["arrival_s"] * 1e12), int(r["input_toks"]), int(r["output_toks"])) for r in rows
     ]
-    costs = ExpertParallelCosts(
-        load_model("qwen3-30b-a3b"), load_system("rtx-pro-6000").with_counts(gpu=2)
-    )
+    costs = ExpertParallelCosts(load_model("qwen3-30b-a3b"), load_system("rtx-pro-6000").with_counts(gpu=2))
     instance = Instance(costs, Limits(blocks=costs.blocks()), ranks=2, ahead=True)
     tpot, _, e2e = means(rows, serve(requests, [instance]).requests)
     # missed: the kernels of experts and of attention in decode are each an eighth too fast
