@@ -135,7 +135,7 @@ class _Lowering:
             placement=tuple(self._placement()),
             operators=self.operators,
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
-            units={group: self.system.count(group) for group in self.system.units},
+            hardware=self.system.to_dict(),
             notes=tuple(
                 f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
                 for why, groups in self.refused.items()
@@ -168,26 +168,47 @@ class _Lowering:
                     task.operators,
                     task.reads,
                     task.writes,
+                    step,
                 )
             )
 
-    def runs_in_memory(self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel) -> bool:
-        """Whether the mapping puts an operator's part on the PIM unit."""
+    def runs_in_memory(
+        self, operator: Operator, kernels: tuple[Kernel, ...], otherwise: Kernel, moved: tuple[Transfer, ...]
+    ) -> bool:
+        """Whether the mapping puts an operator's part on the PIM unit; ``moved``: what would be sent there
+        and back."""
         if self.pim is None or not kernels:
             return False
         if self.mapping.on_pim == "attention":
             return operator.kind == "attention"
         if self.mapping.on_pim == "everything":
             return True
+        if moved and operator.kind != "attention":  # the weights would lie there for this batch only
+            return False
         key = (*kernels, otherwise)
         if key not in self.choice:
             assert self.cost is not None
             there = 0
             for kernel in kernels:
-                group = self.processor if isinstance(kernel, Elementwise) else self.pim
-                there += self.cost(group, kernel)
+                there += self.cost(self.processor if isinstance(kernel, Elementwise) else self.pim, kernel)
+            for transfer in moved:
+                there += self.cost(self.link_between(transfer.source, transfer.target), transfer)
             self.choice[key] = there < self.cost(self.processor, otherwise)
         return self.choice[key]
+
+    def link_between(self, one: str, other: str) -> str:
+        """The link that joins two units.
+
+        Raises:
+            InputError: there is none.
+        """
+        groups = [self.system.instances[unit].group for unit in (one, other)]
+        link = self.system.link_between(groups[0], groups[1])
+        if link is None:
+            raise InputError(
+                f"no link joins '{one}' and '{other}', between which data must pass", key="links"
+            )
+        return link
 
 
 def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
@@ -331,7 +352,7 @@ class _Pass:
         self.summed.add(name)
         task = Task(
             name=f"{self.name}{name}.{'sum' if adds else 'gather'}",
-            unit=self._link(places[0], places[-1]),
+            unit=self.low.link_between(places[0], places[-1]),
             kernel=Collective("all_reduce" if adds else "all_gather", tuple(places), tensor.bytes),
             after=tuple(after),
             reads=tuple(reads),
@@ -340,16 +361,6 @@ class _Pass:
         self._add(task)
         for i, place in enumerate(places):
             self.held[name, i] = {place: (task.name,)}
-
-    def _link(self, one: str, other: str) -> str:
-        system = self.low.system
-        groups = [system.instances[unit].group for unit in (one, other)]
-        link = system.link_between(groups[0], groups[1])
-        if link is None:
-            raise InputError(
-                f"no link joins '{one}' and '{other}', between which data must pass", key="links"
-            )
-        return link
 
     def _operand(self, name: str, place: str, shard: Shard, *, add: bool = False) -> Operand:
         tensor = self.graph.tensors[name]
@@ -369,7 +380,7 @@ class _Pass:
             operand = self._operand(name, origin, shard)
             task = Task(
                 name=f"{self.name}{name}->{place}",
-                unit=self._link(origin, place),
+                unit=self.low.link_between(origin, place),
                 kernel=Transfer(origin, place, operand.bytes),
                 after=tasks,
                 reads=(operand,),
@@ -466,7 +477,37 @@ class _Pass:
                 self.low.refused.setdefault(refusal, {})[operator.group or operator.kind] = None
         kernels = pim_kernels(self.graph, operator, rule, i, self.low.device)
         kernel = processor_kernel(self.graph, [operator], [rule], i)
-        return kernels if kernel is not None and self.low.runs_in_memory(operator, kernels, kernel) else ()
+        if kernel is None:
+            return ()
+        moved = self._moved(operator, rule, i, slot, kernels)
+        return kernels if self.low.runs_in_memory(operator, kernels, kernel, moved) else ()
+
+    def _moved(
+        self, operator: Operator, rule: Rule, i: int, slot: Slot, kernels: tuple[Kernel, ...]
+    ) -> tuple[Transfer, ...]:
+        """Transfers that a product in memory beside the processor takes: its input, new rows of caches,
+        scores and probabilities where the processor does the softmax, and its result."""
+        assert slot.pim is not None
+        here, there = self.low.place_of(slot.processor), self.low.place_of(slot.pim)
+        if here == there:
+            return ()
+        inward = outward = 0
+        for name in operator.inputs:
+            tensor, shard = self.graph.tensors[name], input_shard(self.graph, operator, name, rule, i)
+            if tensor.role == "activation" and shard is not None:
+                inward += bytes_of(tensor, shard)
+            elif tensor.role == "cache" and shard is not None:
+                inward += bytes_of(tensor, shard) * sum(operator["queries"]) // sum(operator["context"])
+        for name in operator.outputs:
+            outward += bytes_of(self.graph.tensors[name], output_shard(self.graph, operator, name, rule, i))
+        crossings = [Transfer(here, there, inward), Transfer(there, here, outward)]
+        for kernel in kernels:
+            if isinstance(kernel, Elementwise):
+                crossings += [
+                    Transfer(there, here, kernel.read_bytes),
+                    Transfer(here, there, kernel.write_bytes),
+                ]
+        return tuple(crossings)
 
     def _run(
         self,
@@ -519,7 +560,7 @@ class _Pass:
         if origin == target:
             return after
         task = f"{name}:{origin}->{target}"
-        self._add(Task(task, self._link(origin, target), Transfer(origin, target, size), after))
+        self._add(Task(task, self.low.link_between(origin, target), Transfer(origin, target, size), after))
         return (task,)
 
     def _by_expert(
@@ -590,7 +631,7 @@ class _Pass:
             rows = tuple(operand for _, new in sent for operand in new)
             transfer = Task(
                 name=f"{self.name}{sent[-1][0]}->{home}",
-                unit=self._link(here, home),
+                unit=self.low.link_between(here, home),
                 kernel=Transfer(here, home, sum(o.bytes for o in rows)),
                 after=(task,),
                 reads=rows,

@@ -27,7 +27,9 @@ class Mapping(StrictModel):
     """Group of PIM memories; default: the only one, if there is one."""
     on_pim: OnPim = "fastest"
     """Which products run in memory: ``nothing``; ``attention``: the ones with keys and values;
-    ``everything``: all that the memory can do; ``fastest``: each where it takes less time."""
+    ``everything``: all that the memory can do; ``fastest``: each where it takes less time, transfers
+    counted; of a memory that stands beside the processor only attention, since weights lie in one place
+    whatever the batch."""
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Stages; ``all``: each slot is one."""
     experts: Literal["split", "spread"] = "split"

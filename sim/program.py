@@ -256,6 +256,8 @@ class Task:
     """The operators of the graph that it is, or is a part of, in their order."""
     reads: tuple[Operand, ...] = ()
     writes: tuple[Operand, ...] = ()
+    step: int = 0
+    """Which of the steps that follow each other it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -271,8 +273,8 @@ class Program:
     do the same."""
     tokens: int = 0
     """Tokens that one run makes, for rates per token."""
-    units: Mapping[str, int] = field(default_factory=dict)
-    """Instances of the system's groups, where its own file does not say."""
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    """The system itself, as its file has it; empty: the one that ships under the name ``system``."""
     notes: tuple[str, ...] = ()
     """What who wrote the program wants to be known with its results."""
     schema: int = SCHEMA
@@ -303,7 +305,7 @@ class Program:
             "name": self.name,
             "system": self.system,
             "tokens": self.tokens,
-            "units": dict(self.units),
+            "hardware": dict(self.hardware),
             "operators": {name: dict(values) for name, values in self.operators.items()},
             **({"notes": list(self.notes)} if self.notes else {}),
             "placement": [_plain(operand) for operand in self.placement],

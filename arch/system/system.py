@@ -211,6 +211,11 @@ class System:
         """Groups of ``processor``, ``pim`` or ``memory`` units."""
         return [name for name, unit in self.units.items() if unit.kind == kind]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As `parse_system` takes it."""
+        file = SystemFile(name=self.name, source=self.source, units=self.units, links=self.links)
+        return file.model_dump(mode="json", exclude_defaults=True)
+
     def with_counts(self, **counts: int) -> System:
         """With other numbers of instances."""
         units = {

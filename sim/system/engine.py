@@ -178,7 +178,9 @@ def _check_conservation(report: SystemReport) -> None:
             done[name] = done.get(name, 0) + task.kernel.macs
     for name, macs in asked.items():
         if done.get(name, 0) != macs:
-            raise AssertionError(f"'{name}': {done.get(name, 0):,} of {macs:,} multiply-accumulates")
+            raise InputError(
+                f"its tasks do {done.get(name, 0):,} of {macs:,} multiply-accumulates", key=f"operators.{name}"
+            )
 
 
 def is_processor(system: System, group: str) -> bool:

@@ -77,31 +77,26 @@ class SystemReport:
     @cached_property
     def energy_pj(self) -> dict[str, float]:
         """By component, and what units draw while they wait."""
-        totals: dict[str, float] = {}
-        for outcome in self.outcomes:
-            for name, pj in outcome.energy_pj.items():
-                totals[name] = totals.get(name, 0.0) + pj
-        for name, pj in self._idle_energy().items():
-            totals[name] = totals.get(name, 0.0) + pj
-        return dict(sorted(totals.items(), key=lambda item: -item[1]))
+        rest = [self.at_rest_pj(use.name, sum(use.idle_ps.values())) for use in self.units]
+        return summed([self.task_energy_pj, *rest])
 
-    def _idle_energy(self) -> dict[str, float]:
-        """Of processors at rest, and of memories with closed banks and their refreshes."""
-        totals: dict[str, float] = {}
-        for use in self.units:
-            instance = self.system.instances.get(use.name)
-            if instance is None:
-                continue
-            unit, idle = self.system.units[instance.group], sum(use.idle_ps.values())
-            parts: dict[str, float] = {}
-            if isinstance(unit, ProcessorUnit):
-                parts["processors idle"] = self.system.processor(instance.group).power.idle_w.value * idle
-            elif isinstance(unit, PimUnit):
-                parts = idle_energy_pj(self.system.device(instance.group), unit.channels, idle)
-            for name, pj in parts.items():
-                if pj:
-                    totals[name] = totals.get(name, 0.0) + pj
-        return totals
+    @cached_property
+    def task_energy_pj(self) -> dict[str, float]:
+        """Of the tasks alone, by component."""
+        return summed(outcome.energy_pj for outcome in self.outcomes)
+
+    def at_rest_pj(self, name: str, time_ps: int) -> dict[str, float]:
+        """What a unit draws in a time without tasks: a processor at rest, a memory with closed banks
+        that is refreshed."""
+        instance = self.system.instances.get(name)
+        if instance is None:
+            return {}
+        unit = self.system.units[instance.group]
+        if isinstance(unit, ProcessorUnit):
+            return {"processors idle": self.system.processor(instance.group).power.idle_w.value * time_ps}
+        if isinstance(unit, PimUnit):
+            return idle_energy_pj(self.system.device(instance.group), unit.channels, time_ps)
+        return {}
 
     @property
     def total_energy_pj(self) -> float:
@@ -248,4 +243,14 @@ def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     for part in parts:
         for name, ps in part.items():
             totals[name] = totals.get(name, 0) + ps
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Sums of energies by key, the largest first, without zeros."""
+    totals: dict[str, float] = {}
+    for part in parts:
+        for name, pj in part.items():
+            if pj:
+                totals[name] = totals.get(name, 0.0) + pj
     return dict(sorted(totals.items(), key=lambda item: -item[1]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neardata.arch.config_file import ConfigFile
 from neardata.arch.errors import InputError
-from neardata.arch.system import System, load_system
+from neardata.arch.system import System, load_system, parse_system
 from neardata.sim.program import Program
 
 
@@ -24,10 +24,12 @@ def read_program(what: str) -> tuple[Program, System] | None:
         return None
     program = Program.read(path)
     try:
-        system = load_system(program.system)
-        unknown = [group for group in program.units if group not in system.units]
-        if unknown:
-            raise InputError(f"the system has no '{unknown[0]}'")
-        return program, system.with_counts(**program.units)
+        system = parse_system(program.hardware) if program.hardware else load_system(program.system)
+        for group in system.units:
+            system.count(group)
+        return program, system
     except InputError as error:
-        raise InputError(error.message, file=path, key="system") from None
+        key = "hardware" if program.hardware else "system"
+        if error.key:
+            key += f".{error.key}"
+        raise ConfigFile(path).error(error.message, *key.split(".")) from None

@@ -33,7 +33,7 @@ def record(point: Point, study: Study) -> dict[str, Any]:
         "bound_ns": point.bound_ps / 1e3,
         "tokens_per_s": point.tokens_per_s,
         "energy_pj_per_token": point.energy_per_token_j * 1e12,
-        "energy_pj": report.energy_pj,
+        "energy_pj": point.energy_pj,
         "reasons_ns": {name: ps / 1e3 for name, ps in report.reasons_ps.items()},
         "run_ns": report.time_ps / 1e3,
         "steps": point.steps,

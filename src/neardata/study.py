@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,7 @@ from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.sim.program import Program
 from neardata.sim.system.engine import Costs, run
-from neardata.sim.system.report import SystemReport
+from neardata.sim.system.report import SystemReport, summed
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
@@ -109,34 +110,49 @@ class Point:
         """Time of a step: of one token of every sequence in decode. In a pipeline over several
         steps, from the end of the first step to the end of the last, so that filling the pipeline does
         not count."""
-        ends: dict[str, int] = {}
+        ends: dict[int, int] = {}
         for task, end in zip(self.program.tasks, self.report.schedule.end, strict=True):
-            step = task.name.partition("/")[0] if task.name[0] == "s" and "/" in task.name else ""
-            ends[step] = max(ends.get(step, 0), end)
+            ends[task.step] = max(ends.get(task.step, 0), end)
         if len(ends) <= 1:
             return self.report.time_ps
-        in_order = sorted(ends.values())
-        return (in_order[-1] - in_order[0]) // (len(in_order) - 1)
+        return (ends[max(ends)] - ends[0]) // (len(ends) - 1)
 
     @property
     def steps(self) -> int:
         """Steps that the program runs."""
-        return max(self.program.tokens // self.batch, 1)
+        return 1 + max((task.step for task in self.program.tasks), default=0)
 
     @property
     def tokens_per_s(self) -> float:
         """Of all sequences together."""
         return self.batch * 1e12 / self.step_ps
 
+    @cached_property
+    def energy_pj(self) -> dict[str, float]:
+        """Of one step, by component: its tasks, and units at rest for what is left of `step_ps`."""
+        report = self.report
+        tasks = {name: pj / self.steps for name, pj in report.task_energy_pj.items()}
+        rest = [
+            report.at_rest_pj(use.name, max(self.step_ps - use.busy_ps // self.steps, 0))
+            for use in report.units
+        ]
+        return summed([tasks, *rest])
+
     @property
     def energy_per_token_j(self) -> float:
         """Joules for one token of one sequence."""
-        return self.report.total_energy_pj * 1e-12 / max(self.program.tokens, 1)
+        return sum(self.energy_pj.values()) * 1e-12 / self.batch
 
-    @property
+    @cached_property
     def bound_ps(self) -> int:
-        """Roofline of a step: no unit can do its share of the work in less."""
-        return max((use.bound_ps for use in self.report.units), default=0) // self.steps
+        """Roofline of a step: neither can a unit do its share of the work in less, nor can kernels that
+        wait for each other, one after the other."""
+        share = max((use.bound_ps for use in self.report.units), default=0) // self.steps
+        chain: dict[str, int] = {}
+        for task, outcome in zip(self.program.tasks, self.report.outcomes, strict=True):
+            if task.step == 0:
+                chain[task.name] = outcome.bound_ps + max((chain[name] for name in task.after), default=0)
+        return max(share, max(chain.values(), default=0))
 
 
 def load_study(path: str | Path) -> Study:

@@ -90,7 +90,7 @@ def _print(records: list[dict[str, Any]]) -> None:
         _ratio(a["energy_pj_per_token"], b["energy_pj_per_token"]),
     )  # fmt: skip
     for name in dict.fromkeys([*a["energy_pj"], *b["energy_pj"]]):
-        x, y = (r["energy_pj"].get(name, 0.0) / r["steps"] / r["batch"] for r in records)
+        x, y = (r["energy_pj"].get(name, 0.0) / r["batch"] for r in records)
         if max(x / a["energy_pj_per_token"], y / b["energy_pj_per_token"]) > 0.005:
             table.add_row(f"  {name}", si_energy(x) if x else "", si_energy(y) if y else "", _ratio(x, y))
     table.add_row()
