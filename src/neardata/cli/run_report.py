@@ -102,10 +102,10 @@ def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
         best = max(here.values(), key=lambda r: r["tokens_per_s"])
         least = min(here.values(), key=lambda r: r["energy_pj_per_token"])
         base = here.get(study.baseline or next(iter(study.systems)))
-        line = f"Batch {batch}: {best['label']} is fastest"
+        line = f"Batch {batch}: {best['label']} ({_units([best])}) is fastest"
         if base is not None and best is not base:
             ratio = best["tokens_per_s"] / base["tokens_per_s"]
-            line += f", {ratio:.2f}x {base['label']}: {_differences(base, best)}"
+            line += f", {ratio:.2f}x {base['label']} ({_units([base])}): {_differences(base, best)}"
         energy = si_energy(least["energy_pj_per_token"])
         if least is best:
             line += f". It takes the least energy, {energy} a token"
