@@ -178,9 +178,8 @@ def _check_conservation(report: SystemReport) -> None:
             done[name] = done.get(name, 0) + task.kernel.macs
     for name, macs in asked.items():
         if done.get(name, 0) != macs:
-            raise InputError(
-                f"its tasks do {done.get(name, 0):,} of {macs:,} multiply-accumulates", key=f"operators.{name}"
-            )
+            problem = f"its tasks do {done.get(name, 0):,} of {macs:,} multiply-accumulates"
+            raise InputError(problem, key=f"operators.{name}")
 
 
 def is_processor(system: System, group: str) -> bool:

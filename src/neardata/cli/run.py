@@ -60,6 +60,11 @@ def run(
 
     saved = read_program(what)
     if saved is not None:
+        options = {"--system": systems, "--batch": batch, "--context": context, "--phase": phase,
+                   "--weights": weights, "--layers": layers, "--new-tokens": new_tokens, "--out": out}  # fmt: skip
+        for name, value in options.items():
+            if value:
+                raise InputError("a saved program is run as it is", key=name)
         from neardata.cli.run_report import print_program
         from neardata.results import program_record
         from neardata.sim.system.engine import run as run_program
