@@ -60,8 +60,10 @@ def run(
 
     saved = read_program(what)
     if saved is not None:
-        options = {"--system": systems, "--batch": batch, "--context": context, "--phase": phase,
-                   "--weights": weights, "--layers": layers, "--new-tokens": new_tokens, "--out": out}  # fmt: skip
+        options = {
+            "--system": systems, "--batch": batch, "--context": context, "--phase": phase,
+            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens, "--out": out,
+        }  # fmt: skip
         for name, value in options.items():
             if value:
                 raise InputError("a saved program is run as it is", key=name)
