@@ -9,9 +9,10 @@ What is fitted to what (everything else is data sheets, or marked assumed in the
   Llama-3-8B validate.
 - rtx-pro-6000, ``launch_ns`` alone: Llama-3.1-8B's element-wise layers of at most 16 tokens, which
   are not in the table. The other three are the A100's. But Llama's other rows were looked at when
-  the model was made: they decided the form of attention, what a write to the cache costs, and
-  which of two published memory rates holds. Qwen3's rows are the check, and have a verdict of
-  their own.
+  the model was made: they decided the form of attention, what a write to the cache costs (a
+  constant of the model, calibrated), and which of two published memory rates holds. They are no
+  check. Qwen3's rows were looked at less and decided nothing: they are the check, and have
+  verdicts of their own.
 - nvlink-3: startup and fraction of a transfer, send/recv; those of collectives, all-reduce of two
   ranks. All-reduce of four and eight ranks validates.
 
@@ -418,6 +419,10 @@ def print_a100() -> None:
 
 def print_rtx() -> None:
     print("\nRTX PRO 6000, layers in BF16 (A100's efficiencies; launch fitted to rows not in this table)")
+    print(
+        "  llama rows shaped the model (the form of attention, the cost of a write to the cache, the memory"
+    )
+    print("  rate of two published): they are no check; qwen rows, looked at less, decided nothing in it")
     gpu = load_processor("rtx-pro-6000")
     dense, others = rtx_dense(gpu, fitted=False), rtx_others(gpu)
     for family, pairs in {**dense, **others}.items():

@@ -71,9 +71,9 @@ def processor_kernel(
         cache = graph.tensors[operator.inputs[1]].format
         activations = graph.tensors[operator.inputs[0]].format.dtype
         return Attention(
-            tuple(operator["queries"]), _looked_at(operator), heads, kv, operator["qk"], operator["v"],
+            tuple(operator["queries"]), tuple(operator["context"]), heads, kv, operator["qk"], operator["v"],
             str(cache), activations, shared_kv=len(_caches(graph, operator)) == 1,
-            causal=operator.attributes.get("causal", True),
+            causal=operator.attributes.get("causal", True), window=operator.attributes.get("window"),
         )  # fmt: skip
     raise AssertionError(f"no kernel for {operator.kind}")
 
@@ -119,7 +119,8 @@ def pim_kernels(
         if "SFM" in device.command_names:  # the softmax unit is in the memory
             return (PimAttention(*sizes),)
         scores = sum(context) * heads
-        softmax = Elementwise(2 * scores, 2 * scores, OPERATIONS["softmax"] * scores)
+        # the memory's units left the scores in it, and take the probabilities from it
+        softmax = Elementwise(2 * scores, 2 * scores, OPERATIONS["softmax"] * scores, 4 * scores)
         return (PimAttention(*sizes, stage="scores"), softmax, PimAttention(*sizes, stage="values"))
     return ()
 
@@ -138,9 +139,9 @@ def _caches(graph: Graph, operator: Operator) -> list[str]:
 
 
 def _looked_at(operator: Operator) -> tuple[int, ...]:
-    """Positions that are read of each sequence."""
+    """Positions that the one query of each sequence reads."""
     window = operator.attributes.get("window")
-    if window is None or set(operator["queries"]) != {1}:
+    if window is None:
         return tuple(operator["context"])
     return tuple(min(c, window) for c in operator["context"])
 
@@ -148,10 +149,14 @@ def _looked_at(operator: Operator) -> tuple[int, ...]:
 def elementwise_kernel(
     graph: Graph, operators: Sequence[tuple[Operator, Rule]], slot: int, used_later: set[str]
 ) -> Elementwise:
-    """One pass for operators that follow each other: outside inputs are read, what is used later written."""
+    """One pass for operators that follow each other: outside inputs are read, what is used later written.
+
+    Rows of an embedding table come from memory and rows of keys and values go to it; a cache may
+    hold the rest.
+    """
     made: set[str] = set()
     seen: set[str] = set()
-    read = write = operations = 0
+    read = write = operations = uncached = 0
     for operator, rule in operators:
         for name in operator.inputs:
             tensor = graph.tensors[name]
@@ -159,7 +164,9 @@ def elementwise_kernel(
                 continue
             seen.add(name)
             if operator.kind == "embedding" and tensor.role == "weight":
-                read += tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
+                rows = tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
+                read += rows
+                uncached += rows
             else:
                 shard = input_shard(graph, operator, name, rule, slot)
                 read += bytes_of(tensor, shard) if shard is not None else 0
@@ -168,13 +175,13 @@ def elementwise_kernel(
             part = output_shard(graph, operator, name, rule, slot)
             if operator.kind == "kv_append":
                 share = part.size / tensor.shape[1] if part.dim is not None else 1
-                write += round(
-                    tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"])) * share
-                )
+                rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
+                write += round(rows * share)
+                uncached += round(rows * share)
             elif name in used_later:
                 write += bytes_of(tensor, part)
             if operator.kind != "kv_append":
                 elements = 8 * bytes_of(tensor, part) // tensor.format.bits
                 operations += OPERATIONS.get(operator.kind, 0) * elements
         made.update(operator.outputs)
-    return Elementwise(read, write, operations)
+    return Elementwise(read, write, operations, uncached)

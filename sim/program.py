@@ -83,7 +83,7 @@ class GroupedMatMul:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Causal attention over cached keys and values, softmax included."""
+    """Attention over cached keys and values, softmax included."""
 
     queries: tuple[int, ...]
     """New positions of each sequence."""
@@ -101,6 +101,8 @@ class Attention:
     """Values are a part of the keys (a latent cache): read once."""
     causal: bool = True
     """A new position sees those before it and itself; otherwise all of the context."""
+    window: int | None = None
+    """Positions that a causal query looks back on, itself included; None: all."""
     kind: Literal["attention"] = "attention"
 
     @property
@@ -108,7 +110,15 @@ class Attention:
         """Query-key pairs of a head."""
         if not self.causal:
             return sum(q * c for q, c in zip(self.queries, self.context, strict=True))
-        return sum(q * c - q * (q - 1) // 2 for q, c in zip(self.queries, self.context, strict=True))
+        pairs = sum(q * c - q * (q - 1) // 2 for q, c in zip(self.queries, self.context, strict=True))
+        if self.window is None:
+            return pairs
+        # of the queries, the last sees most: those that see more than the window lose the rest
+        for q, c in zip(self.queries, self.context, strict=True):
+            beyond = max(0, c - self.window)
+            cut = min(q, beyond)
+            pairs -= cut * beyond - cut * (cut - 1) // 2
+        return pairs
 
     @property
     def macs(self) -> int:
@@ -123,6 +133,9 @@ class Elementwise:
     read_bytes: int
     write_bytes: int
     operations: int
+    memory_bytes: int = 0
+    """Of those read and written, the bytes that no cache can hold: rows of a table, rows appended to
+    keys and values, what another unit left in the memory."""
     kind: Literal["elementwise"] = "elementwise"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -104,6 +104,9 @@ class Power(StrictModel):
     """Drawn all the time, at rest too."""
     memory_pj_per_byte: Constant
     cache_pj_per_byte: Constant
+    tdp_gb_per_s: Constant | None = None
+    """Rate of the memory that the TDP powers. None: that of the preset's own memory, put here when it is
+    loaded, so that another memory in its place does not change what arithmetic takes."""
 
     @model_validator(mode="after")
     def _idle_below_tdp(self) -> Power:
@@ -129,6 +132,22 @@ class Processor(StrictModel):
     caches: tuple[Cache, ...] = ()
     efficiency: Efficiency
     power: Power
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tdp_is_of_this_memory(cls, data: Any) -> Any:
+        memory, power = (data.get(k) if isinstance(data, dict) else None for k in ("memory", "power"))
+        if not isinstance(memory, dict) or not isinstance(power, dict) or power.get("tdp_gb_per_s"):
+            return data
+        rate = memory.get("gb_per_s")
+        if not isinstance(rate, int | float):
+            return data
+        own = {
+            "value": rate,
+            "basis": "assumed",
+            "source": "the TDP is drawn with the preset's own memory at peak",
+        }
+        return {**data, "power": {**power, "tdp_gb_per_s": own}}
 
     @model_validator(mode="after")
     def _memory_below_tdp(self) -> Processor:
@@ -160,15 +179,30 @@ class Processor(StrictModel):
     @property
     def _arithmetic_w(self) -> float:
         power = self.power
-        memory_w = self.memory.gb_per_s * power.memory_pj_per_byte.value / 1000
+        rate = power.tdp_gb_per_s.value if power.tdp_gb_per_s else self.memory.gb_per_s
+        memory_w = rate * power.memory_pj_per_byte.value / 1000
         return power.tdp_w - power.idle_w.value - memory_w
 
     def pj_per_operation(self, dtype: str) -> float:
         """Energy of a matrix operation, caches and registers included.
 
-        Assumed: the TDP less idle power and less memory power at its peak, over the dense peak.
+        Assumed: the TDP less idle power and less the power of the preset's own memory at its peak, over
+        the dense peak.
         """
         return self._arithmetic_w / self.peak_ops_per_ps(dtype)
+
+    @cached_property
+    def vector_pj_per_operation(self) -> float:
+        """Energy of an element-by-element operation in fp32, or in the narrowest type that holds it:
+        fp64, else the matrix type that takes the most.
+
+        >>> from neardata.arch.processor import load_processor
+        >>> load_processor("cent-controller").vector_pj_per_operation > 0
+        True
+        """
+        peaks = self.compute.peak_tflops
+        known = next((dtype for dtype in ("fp32", "fp64") if dtype in peaks), None)
+        return self.pj_per_operation(known or min(peaks, key=lambda dtype: peaks[dtype]))
 
 
 class SystolicArray(StrictModel):

@@ -35,8 +35,11 @@ def attention(
     *,
     kv_format: StoredFormat | str = "fp16",
     activation_dtype: str = "fp16",
+    shared_kv: bool = False,
+    causal: bool = True,
+    window: int | None = None,
 ) -> Cost:
-    """Causal ``softmax(q k) v`` of several sequences in one kernel.
+    """``softmax(q k) v`` of several sequences in one kernel.
 
     Args:
         processor: where it runs.
@@ -48,10 +51,14 @@ def attention(
         v: width of a value.
         kv_format: how keys and values are kept.
         activation_dtype: type of queries, results and arithmetic.
+        shared_kv: values are the first ``v`` columns of the keys, read once.
+        causal: a query sees the tokens before it and itself; otherwise all of the context.
+        window: tokens a causal query looks back on, itself included (default: all); keys before
+            those of the first query are not read.
 
     Raises:
-        InputError: lengths that do not match, a sequence with fewer tokens than queries, heads that
-            do not share evenly.
+        InputError: lengths that do not match, a sequence with fewer tokens than causal queries, heads
+            that do not share evenly, values wider than the keys they are a part of, an empty window.
 
     >>> from neardata.arch.processor import load_processor
     >>> gpu = load_processor("a100-80gb")
@@ -60,17 +67,29 @@ def attention(
     >>> attention(gpu, (4096,), (4096,), 32, 8, 128, 128).bound
     'compute'
     """
-    _check_lengths(queries, context)
+    _check_lengths(queries, context, causal)
     if kv_heads < 1 or heads < 1 or heads % kv_heads:
         raise InputError(f"{heads} heads do not share {kv_heads} heads of keys and values evenly")
     if qk < 1 or v < 1:
         raise InputError(f"widths must be at least 1, got {min(qk, v)}")
+    if shared_kv and v > qk:
+        raise InputError(f"values of width {v} are no part of keys of width {qk}")
+    if window is not None and window < 1:
+        raise InputError(f"window must be at least 1, got {window}")
     group = heads // kv_heads
     peak = processor.peak_ops_per_ps(activation_dtype)
-    row_bytes = (element_bits(activation_dtype) * (qk + v) + 7) // 8
-    token_bytes = kv_heads * (stored_bytes(kv_format, qk, qk) + stored_bytes(kv_format, v, v))
-    tile = _tile(processor, qk + v, row_bytes, peak)
-    work = _one_each(tile, context) if max(queries) == 1 else _work(tile, queries, context)
+    bits = element_bits(activation_dtype)
+    row_bytes = (bits * (qk + v) + 7) // 8
+    token_bytes = kv_heads * stored_bytes(kv_format, qk, qk)
+    if not shared_kv:
+        token_bytes += kv_heads * stored_bytes(kv_format, v, v)
+    tile = _tile(processor, qk + v, row_bytes, (bits * qk + 7) // 8 if shared_kv else row_bytes, peak)
+    if not causal:
+        window = None
+    if max(queries) == 1:
+        work = _one_each(tile, context if window is None else [min(c, window) for c in context])
+    else:
+        work = _work(tile, queries, context, causal, window)
     kv_bytes = work.tokens * token_bytes
     once_bytes = kv_bytes + work.queries * heads * row_bytes
     cache = processor.cache
@@ -101,9 +120,11 @@ def attention(
     )
 
 
-def _check_lengths(queries: Sequence[int], context: Sequence[int]) -> None:
+def _check_lengths(queries: Sequence[int], context: Sequence[int], causal: bool) -> None:
     if len(queries) != len(context) or not queries:
         raise InputError(f"{len(queries)} query counts for {len(context)} contexts; one each, at least one")
+    if not causal and min(*queries, *context) > 0:
+        return
     if min(queries) < 1 or any(map(operator.lt, context, queries)):
         q, c = next((q, c) for q, c in zip(queries, context, strict=True) if q < 1 or c < q)
         raise InputError(f"a sequence of {c} tokens cannot have {q} new ones")
@@ -128,9 +149,11 @@ class _Tile:
     block_ps: float
     """A block fills and drains its unit as a kernel does the processor."""
     key_bytes: int
+    """Of a key and its value, of one head."""
 
 
-def _tile(processor: Processor, width: int, row_bytes: int, peak: float) -> _Tile:
+def _tile(processor: Processor, width: int, row_bytes: int, key_bytes: int, peak: float) -> _Tile:
+    """``row_bytes``: a query and a result; ``key_bytes``: a key and a value; of one head."""
     compute, efficiency, cache = processor.compute, processor.efficiency, processor.cache
     return _tile_of(
         compute.attention_tile,
@@ -143,6 +166,7 @@ def _tile(processor: Processor, width: int, row_bytes: int, peak: float) -> _Til
         cache.gb_per_s if cache else None,
         width,
         row_bytes,
+        key_bytes,
     )
 
 
@@ -158,13 +182,14 @@ def _tile_of(
     cache_gb_per_s: float | None,
     width: int,
     row_bytes: int,
+    key_bytes: int,
 ) -> _Tile:
     rows, keys = shape
-    scratch = rows * row_bytes // 2 + keys * row_bytes
+    scratch = rows * row_bytes // 2 + keys * key_bytes
     resident = max(1, min(2, unit_bytes // scratch))
     products_ps = 2 * rows * width * units / rate
     softmax_ps = rows * SOFTMAX_LANES * units * 2 / vector_tflops
-    load_ps = row_bytes * units * 1000 / cache_gb_per_s if cache_gb_per_s else 0.0
+    load_ps = key_bytes * units * 1000 / cache_gb_per_s if cache_gb_per_s else 0.0
     alone_ps = products_ps + softmax_ps + exposed * load_ps
     shared_ps = max(products_ps, softmax_ps) + exposed * min(products_ps, softmax_ps)
     if resident == 1:
@@ -178,7 +203,7 @@ def _tile_of(
         shared_ps=shared_ps,
         softmax_of_pair_ps=(shared_ps - products_ps) / rows / units,
         block_ps=launch_ns * 1000,
-        key_bytes=row_bytes,
+        key_bytes=key_bytes,
     )
 
 
@@ -189,6 +214,7 @@ class _Work:
     sequences: int = 0
     queries: int = 0
     tokens: int = 0
+    """Keys that any query sees: read from memory."""
     pairs: int = 0
     """Query and key pairs of one head."""
     blocks: int = 0
@@ -196,7 +222,7 @@ class _Work:
     block_keys: int = 0
     """Keys all blocks of one head walk over, to the end of a tile of keys."""
     longest: int = 0
-    """Keys of the longest sequence, to the end of a tile."""
+    """Keys of the longest block, to the end of a tile."""
 
 
 def _one_each(tile: _Tile, context: Sequence[int]) -> _Work:
@@ -213,27 +239,56 @@ def _one_each(tile: _Tile, context: Sequence[int]) -> _Work:
     )
 
 
-def _work(tile: _Tile, queries: Sequence[int], context: Sequence[int]) -> _Work:
+def _work(
+    tile: _Tile,
+    queries: Sequence[int],
+    context: Sequence[int],
+    causal: bool = True,
+    window: int | None = None,
+) -> _Work:
     work, rows, keys = _Work(), tile.rows, tile.keys
     for (q, c), count in Counter(zip(queries, context, strict=True)).items():
-        padded = -(-c // keys) * keys
+        tokens = c if window is None else min(c, window + q - 1)
+        longest = c if window is None else min(c, window + min(q, rows) - 1)
+        padded = -(-longest // keys) * keys
         blocks, seen = 1, padded
-        if q > rows:
+        if q > rows and not causal:
+            blocks = -(-q // rows)
+            seen = blocks * padded
+        elif q > rows:
             whole, rest = divmod(q, rows)
             blocks = whole + (rest > 0)
             # the i-th full tile of queries sees the old tokens and i tiles of new ones; on average
             # half a tile of keys sticks out
             seen = whole * (c - q) + rows * whole * (whole + 1) // 2 + (c if rest else 0)
             seen += blocks * keys // 2
+            if window is not None:
+                seen -= _before_window(c - q, rows, whole, rest, window, keys)
+        pairs = q * c
+        if causal:
+            pairs -= q * (q - 1) // 2
+        if window is not None and c > window:
+            cut = min(q, c - window)
+            pairs -= cut * (c - window) - cut * (cut - 1) // 2
         work.sequences += count
         work.queries += q * count
-        work.tokens += c * count
-        work.pairs += (q * c - q * (q - 1) // 2) * count
+        work.tokens += tokens * count
+        work.pairs += pairs * count
         work.blocks += blocks * count
         work.block_keys += seen * count
         if padded > work.longest:
             work.longest = padded
     return work
+
+
+def _before_window(old: int, rows: int, whole: int, rest: int, window: int, keys: int) -> int:
+    """Keys of a sequence that its tiles of queries skip: the i-th sees ``window + rows - 1`` of the
+    ``old + i rows`` before its end, and half a tile of keys more where it starts."""
+    ends = [old + rows * i for i in range(1, whole + 1)]
+    skipped = [end - (window + rows - 1) - keys // 2 for end in ends]
+    if rest:
+        skipped.append(old + rows * whole + rest - (window + rest - 1) - keys // 2)
+    return sum(s for s in skipped if s > 0)
 
 
 def _split_over_keys(

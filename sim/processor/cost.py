@@ -36,6 +36,8 @@ class Cost:
     """Read from and written to the memory."""
     roofline_ps: int
     """The longer of arithmetic and memory at their peaks: no schedule is faster."""
+    roofline_bound: Literal["compute", "memory"]
+    """Which of the two is the longer: what would bound a kernel that loses nothing."""
     lost_ps: Mapping[str, int]
     """By cause (`CAUSES`); ``roofline_ps`` and these add up to ``time_ps``."""
     energy_pj: Mapping[str, float]
@@ -48,7 +50,7 @@ class Cost:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Kernels one after the other; the bound is that of most of the time.
+    """Kernels one after the other; each bound is that of most of the time.
 
     Raises:
         ValueError: there are none.
@@ -57,10 +59,12 @@ def total(costs: Iterable[Cost]) -> Cost:
     if not costs:
         raise ValueError("no kernels to add up")
     time_of: dict[Bound, int] = {}
+    ideal_of: dict[Literal["compute", "memory"], int] = {}
     lost: dict[str, int] = {}
     energy: dict[str, float] = {}
     for cost in costs:
         time_of[cost.bound] = time_of.get(cost.bound, 0) + cost.time_ps
+        ideal_of[cost.roofline_bound] = ideal_of.get(cost.roofline_bound, 0) + cost.roofline_ps
         for cause, ps in cost.lost_ps.items():
             lost[cause] = lost.get(cause, 0) + ps
         for component, pj in cost.energy_pj.items():
@@ -71,6 +75,7 @@ def total(costs: Iterable[Cost]) -> Cost:
         flops=sum(c.flops for c in costs),
         memory_bytes=sum(c.memory_bytes for c in costs),
         roofline_ps=sum(c.roofline_ps for c in costs),
+        roofline_bound=max(ideal_of, key=lambda bound: ideal_of[bound]),
         lost_ps=lost,
         energy_pj=energy,
     )
@@ -170,6 +175,7 @@ def kernel_cost(
         flops=flops,
         memory_bytes=memory_bytes,
         roofline_ps=roofline_ps,
+        roofline_bound="compute" if compute_ideal > memory_ideal else "memory",
         lost_ps=lost,
         energy_pj={
             "compute": flops * pj_per_operation,

@@ -31,9 +31,13 @@ def run_on_processor(processor: Processor, kernel: Kernel) -> Outcome:
             cost = attention(
                 processor, kernel.queries, kernel.context, kernel.heads, kernel.kv_heads, kernel.qk, kernel.v,
                 kv_format=Format.parse(kernel.cache), activation_dtype=kernel.activations,
+                shared_kv=kernel.shared_kv, causal=kernel.causal, window=kernel.window,
             )  # fmt: skip
         case Elementwise():
-            cost = elementwise(processor, kernel.read_bytes, kernel.write_bytes, kernel.operations)
+            cost = elementwise(
+                processor, kernel.read_bytes, kernel.write_bytes, kernel.operations,
+                memory_bytes=kernel.memory_bytes,
+            )  # fmt: skip
         case Pause():
             return Outcome(kernel.time_ps, kernel.time_ps, "given")
         case _:
@@ -45,7 +49,7 @@ def _outcome(cost: Cost, kernel: Kernel) -> Outcome:
     return Outcome(
         time_ps=cost.time_ps,
         bound_ps=cost.roofline_ps,
-        bound_by="memory" if cost.bound in ("memory", "launch") else "compute",
+        bound_by=cost.roofline_bound,
         lost_ps=cost.lost_ps,
         energy_pj={f"processor {name}": pj for name, pj in cost.energy_pj.items()},
         memory_bytes=cost.memory_bytes,

@@ -95,6 +95,25 @@ def test_arithmetic_gets_what_idle_and_memory_leave_of_the_tdp() -> None:
     assert power.idle_w.value + memory_w + arithmetic_w == pytest.approx(power.tdp_w)
 
 
+def test_another_memory_does_not_change_what_arithmetic_takes() -> None:
+    own = load_processor("a100-80gb")
+    assert own.power.tdp_gb_per_s is not None
+    assert (own.power.tdp_gb_per_s.value, own.power.tdp_gb_per_s.basis) == (2039, "assumed")
+    for rate in (100, 8000, 12000):
+        other = load_processor("a100-80gb", {"memory.gb_per_s": rate})
+        assert other.pj_per_operation("fp16") == own.pj_per_operation("fp16")
+    less = load_processor("a100-80gb", {"power.tdp_w": 300})
+    assert less.pj_per_operation("fp16") < own.pj_per_operation("fp16")
+
+
+def test_vector_work_without_fp32_takes_a_wider_type_or_what_there_is() -> None:
+    peaks = {"compute.peak_tflops": {"fp64": 2, "fp16": 8}}
+    wide = load_processor("a100-80gb", peaks)
+    assert wide.vector_pj_per_operation == wide.pj_per_operation("fp64")
+    for name in ("mobile-npu", "cent-controller", "a100-80gb"):
+        assert load_processor(name).vector_pj_per_operation > 0
+
+
 def test_overrides_are_laid_over_the_preset() -> None:
     gpu = load_processor("a100-80gb", {"caches.0.bytes": 1, "efficiency.matrix.value": 0.5})
     assert gpu.caches[0].bytes == 1

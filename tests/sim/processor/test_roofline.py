@@ -84,7 +84,7 @@ def test_one_query_each_reads_keys_and_values_once() -> None:
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=9))
 def test_one_query_each_is_counted_as_any_other_batch(context: list[int]) -> None:
-    tile = attention_module._tile(GPU, 256, 512, 312.0)
+    tile = attention_module._tile(GPU, 256, 512, 512, 312.0)
     assert attention_module._one_each(tile, context) == attention_module._work(
         tile, (1,) * len(context), context
     )
@@ -97,6 +97,74 @@ def test_a_prompt_among_them_costs_the_others_full_tiles() -> None:
     mixed = attention(gpu, (16, *(1,) * 64), (16, *(8192,) * 64), 32, 8, 128, 128)
     assert 1.7 < mixed.time_ps / alone.time_ps < 2.5
     assert mixed.lost_ps["reread"] > 0
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 700), st.integers(0, 900)), min_size=1, max_size=3),
+    st.integers(1, 1200),
+)
+def test_a_window_keeps_the_pairs_and_keys_inside_it(lengths: list[tuple[int, int]], window: int) -> None:
+    queries = tuple(q for q, _ in lengths)
+    context = tuple(q + before for q, before in lengths)
+    cost = attention(GPU, queries, context, 8, 8, 128, 128, window=window)
+    check(GPU, cost)
+    pairs = sum(min(before + i + 1, window) for q, before in lengths for i in range(q))
+    assert cost.flops == 2 * pairs * 8 * 256
+    kept = sum(min(c, window + q - 1) for q, c in zip(queries, context, strict=True))
+    assert cost.memory_bytes >= 2 * (kept + sum(queries)) * 8 * 256
+    if max(queries) == 1 or window >= max(context):
+        assert cost.memory_bytes == 2 * (kept + sum(queries)) * 8 * 256
+    assert cost.time_ps <= 1.05 * attention(GPU, queries, context, 8, 8, 128, 128).time_ps
+
+
+def test_a_window_saves_most_of_a_long_prompt() -> None:
+    full = attention(GPU, (32768,), (32768,), 32, 8, 128, 128)
+    some = attention(GPU, (32768,), (32768,), 32, 8, 128, 128, window=1024)
+    assert attention(GPU, (32768,), (32768,), 32, 8, 128, 128, window=32768) == full
+    assert some.flops / full.flops == pytest.approx(1 / 16, rel=0.05)
+    assert 1 / 16 < some.time_ps / full.time_ps < 1 / 12
+
+
+def test_attention_that_is_not_causal_sees_twice_the_pairs() -> None:
+    causal = attention(GPU, (8192,), (8192,), 32, 8, 128, 128)
+    every = attention(GPU, (8192,), (8192,), 32, 8, 128, 128, causal=False)
+    check(GPU, every)
+    assert causal.bound == every.bound == "compute"
+    assert every.flops == 2 * 8192 * 8192 * 32 * 256
+    assert every.time_ps / causal.time_ps == pytest.approx(2, rel=0.05)
+    # queries of a decoder that see a short source
+    assert attention(GPU, (64,), (8,), 8, 8, 64, 64, causal=False).flops == 2 * 64 * 8 * 8 * 128
+
+
+def test_a_latent_cache_is_read_once() -> None:
+    sizes = ((1,) * 16, (4096,) * 16, 16, 1, 576, 512)
+    apart, shared = attention(GPU, *sizes), attention(GPU, *sizes, shared_kv=True)
+    check(GPU, shared)
+    assert shared.memory_bytes == 2 * (16 * 4096 * 576 + 16 * 16 * (576 + 512))
+    assert apart.memory_bytes - shared.memory_bytes == 2 * 16 * 4096 * 512
+    assert shared.flops == apart.flops
+    assert shared.time_ps < apart.time_ps
+
+
+def test_bytes_that_no_cache_holds_go_to_the_memory() -> None:
+    assert elementwise(GPU, 1 << 20, 1 << 20, memory_bytes=3 << 18).memory_bytes == 3 << 18
+    # what the cache does not hold is in the memory too, and counted once
+    assert elementwise(GPU, 1 << 30, 0, memory_bytes=1 << 20).memory_bytes == (1 << 30) - (40 << 20) // 3
+    assert elementwise(GPU, 0, 1 << 20, memory_bytes=1 << 20).energy_pj["memory"] > 0
+
+
+def test_the_roofline_is_bound_by_the_longer_ideal_whatever_the_launch() -> None:
+    small = matmul(GPU, 1, 64, 64)
+    assert (small.bound, small.roofline_bound) == ("launch", "memory")
+    assert matmul(GPU, 4096, 4096, 4096).roofline_bound == "compute"
+    cached = elementwise(GPU, 1024, 1024, 512)
+    assert (cached.bound, cached.roofline_bound) == ("launch", "compute")
+    assert total((small, cached)).roofline_bound == "memory"
+
+
+def test_vector_work_takes_energy_where_there_is_no_fp32() -> None:
+    assert elementwise(load_processor("mobile-npu"), 64, 64, 64).energy_pj["compute"] > 0
 
 
 def test_narrow_caches_are_read_faster() -> None:
@@ -199,6 +267,10 @@ def test_energy_at_full_load_is_the_tdp() -> None:
         (lambda: attention(GPU, (1,), (1, 2), 1, 1, 1, 1), "1 query counts for 2 contexts"),
         (lambda: attention(GPU, (2,), (1,), 1, 1, 1, 1), "a sequence of 1 tokens cannot have 2 new ones"),
         (lambda: attention(GPU, (1,), (1,), 3, 2, 1, 1), "3 heads do not share 2 heads"),
+        (lambda: attention(GPU, (1,), (1,), 1, 1, 1, 2, shared_kv=True), "values of width 2 are no part of"),
+        (lambda: attention(GPU, (1,), (1,), 1, 1, 1, 1, window=0), "window must be at least 1, got 0"),
+        (lambda: attention(GPU, (1,), (0,), 1, 1, 1, 1, causal=False), "a sequence of 0 tokens"),
+        (lambda: elementwise(GPU, 1, 1, memory_bytes=3), "3 bytes of memory are more than the 2 read"),
     ],
 )  # fmt: skip
 def test_input_that_cannot_be(call: object, text: str) -> None:
