@@ -182,7 +182,7 @@ def fiddler_decode(
         device_ps=lambda _: round(device_ms * PS_PER_MS),
         cpu_ps=lambda count: round(cpu_ms_per_token * PS_PER_MS * count),
     )
-    costs = fiddler.Costs(lambda count: cpu_ms_per_token * count, lambda _: device_ms, fetch_ms)
+    costs = fiddler.ExpertTimes(lambda count: cpu_ms_per_token * count, lambda _: device_ms, fetch_ms)
     assert shape.experts is not None
     layers, count = len(shape.experts.layers), shape.experts.count
     popular = [(i % layers, i // layers) for i in range(resident_experts)]
@@ -259,7 +259,7 @@ def hybrimoe_ablation(
     )
     size = expert_of(shape, weights).bytes
     expert = Expert.of_times(bytes=size, device_ps=on_gpu.__getitem__, cpu_ps=on_cpu.__getitem__)
-    costs = fiddler.Costs(
+    costs = fiddler.ExpertTimes(
         lambda t: float(on_cpu[t]), lambda t: float(on_gpu[t]), size / (link_gb_per_s * GB) * 1e12
     )
     layers = len(experts.layers)

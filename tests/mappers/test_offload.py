@@ -40,7 +40,7 @@ def rates(fetch_ps):
 
 RATES = rates(FETCH_PS)
 MACHINE = Machine("a100")
-COSTS = fiddler.Costs(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=50.0)
+COSTS = fiddler.ExpertTimes(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=50.0)
 
 
 def expert_of(device_ps=10, cpu_ps=30):
@@ -304,7 +304,7 @@ HOST_AND_GPU = parse_system({
 # --- Fiddler ----------------------------------------------------------------------------------------
 
 costs = st.builds(
-    lambda cpu, device, fetch: fiddler.Costs(lambda t: cpu * t, lambda t: device * t, fetch),
+    lambda cpu, device, fetch: fiddler.ExpertTimes(lambda t: cpu * t, lambda t: device * t, fetch),
     st.integers(0, 9), st.integers(0, 5), st.integers(0, 40),
 )  # fmt: skip
 
@@ -374,7 +374,7 @@ def test_priorities():
 def test_prefetch_follows_the_gain():
     """Of two experts missing in the next block, the one whose presence shortens it more is brought."""
     blocks = [[Block(0, (1, 0, 0), (Pause(5),)), Block(1, (0, 1, 3), (Pause(5),))]]
-    far = fiddler.Costs(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=500.0)
+    far = fiddler.ExpertTimes(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=500.0)
     placed = hybrimoe.place(blocks, expert_of(), MACHINE, capacity=3, costs=far, fetch_only_if_earlier=True)
     assert list(placed.slot_of) == ["p0.l0.fetch.l1.e2"]
     assert placed.cpu_experts == 2
