@@ -1,7 +1,10 @@
-"""Which expert leaves a full device memory: least recently used, least often used, lowest score.
+"""Which expert leaves a full device memory, for mappers that go from block to block.
 
 An eviction rule sees every block as it is routed (`observe`) and ranks experts; of those that may
 leave, the one of lowest rank does. An expert is ``(layer, number)``.
+
+The rules of `neardata.workloads.llm.expert_cache` are told there, whose kernel gives hit rates; here
+they are its twins, which the kernel is tested against, over all layers together.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ class Eviction(Protocol):
 
 
 class LeastRecentlyUsed:
-    """LRU: the expert unused for the longest time leaves.
+    """``lru``.
 
     >>> rule = LeastRecentlyUsed()
     >>> for active in ([0], [1], [0]):
@@ -48,15 +51,12 @@ class LeastRecentlyUsed:
             self._used[layer, expert] = self._blocks
 
     def rank(self, key: Key) -> Any:
-        """Block of the last use; ties: by layer and number."""
+        """As of `Eviction`."""
         return self._used.get(key, 0), key
 
 
 class LeastFrequentlyUsed:
-    """LFU: the expert used least often since the start leaves, the least recent one of several.
-
-    Uses are counted whether or not the expert is on the device.
-    """
+    """``lfu``."""
 
     def __init__(self) -> None:
         self._uses: dict[Key, int] = {}
@@ -69,7 +69,7 @@ class LeastFrequentlyUsed:
             self._uses[layer, expert] = self._uses.get((layer, expert), 0) + 1
 
     def rank(self, key: Key) -> Any:
-        """Uses so far, then the last one."""
+        """As of `Eviction`."""
         return self._uses.get(key, 0), self._recent.rank(key)
 
 

@@ -16,8 +16,8 @@ Objective = Literal["sum", "max"]
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What a policy believes an expert costs; any one unit of time."""
+class ExpertTimes:
+    """What a policy believes an expert takes; any one unit of time."""
 
     cpu: Callable[[int], float]
     """Of the CPU, by the number of tokens."""
@@ -27,12 +27,12 @@ class Costs:
     """Of bringing an expert to the device."""
 
 
-RELEASED = Costs(cpu=lambda tokens: 7.0 * tokens, device=lambda tokens: 0.0, fetch=70.0)
+RELEASED = ExpertTimes(cpu=lambda tokens: 7.0 * tokens, device=lambda tokens: 0.0, fetch=70.0)
 """The constants of the released code (src/fiddler/mixtral.py: 7 per token, 70 flat; ms are implied)."""
 
 
 def choose(
-    tokens: Mapping[int, int], on_device: Sequence[int], costs: Costs, objective: Objective = "sum"
+    tokens: Mapping[int, int], on_device: Sequence[int], costs: ExpertTimes, objective: Objective = "sum"
 ) -> frozenset[int]:
     """Experts that the CPU computes, so that the total cost is least.
 
@@ -74,7 +74,7 @@ def place(
     machine: Machine,
     *,
     on_device: Sequence[Key],
-    costs: Costs,
+    costs: ExpertTimes,
     objective: Objective = "sum",
     staging: int = 1,
     other_bytes: int = 0,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neardata.mappers.expert_cache import Eviction, Key, MinusRecentScore
-from neardata.mappers.fiddler import Costs
+from neardata.mappers.fiddler import ExpertTimes
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes
 from neardata.mappers.offload import Offload, Placer, check_capacity, keys_of, make_room
 
@@ -57,7 +57,7 @@ class BlockSchedule:
 def schedule_block(
     tokens: Mapping[int, int],
     on_device: Collection[int],
-    costs: Costs,
+    costs: ExpertTimes,
     *,
     fetches: int | None = None,
     link_free: float = 0.0,
@@ -73,8 +73,8 @@ def schedule_block(
         fetch_only_if_earlier: bring an expert only if it would be done no later than if the CPU computed
             it next. The paper does not ask this.
 
-    >>> from neardata.mappers.fiddler import Costs
-    >>> costs = Costs(cpu=lambda tokens: 3.0 * tokens, device=lambda tokens: 1.0, fetch=4.0)
+    >>> from neardata.mappers.fiddler import ExpertTimes
+    >>> costs = ExpertTimes(cpu=lambda tokens: 3.0 * tokens, device=lambda tokens: 1.0, fetch=4.0)
     >>> found = schedule_block({0: 1, 1: 1, 2: 5}, [0], costs)
     >>> found.on("device"), found.on("cpu"), found.on("link"), found.makespan
     ((0, 2), (1,), (2,), 5.0)
@@ -124,7 +124,7 @@ def place(
     machine: Machine,
     *,
     capacity: int,
-    costs: Costs,
+    costs: ExpertTimes,
     eviction: Eviction | None = None,
     start: tuple[Key, ...] = (),
     depth: int = 3,
@@ -178,7 +178,7 @@ class _Run:
     placer: Placer
     eviction: Eviction
     capacity: int
-    costs: Costs
+    costs: ExpertTimes
     fetches: int | None
     fetch_only_if_earlier: bool
     backlog: float = 0.0

@@ -217,6 +217,8 @@ class Placer:
         m = self.machine
         home = m.storage or m.host
         placement = [self.weights(key, m.device) for key in self._resident]
+        kept = {"slots": (self.slots - len(self._resident)) * self.expert.bytes, "others": self.other_bytes}
+        placement += [Operand(what, m.device, size) for what, size in kept.items() if size]
         if self.policy != "resident":
             placement += [self.weights(key, home) for key in self.keys]
         return Offload(

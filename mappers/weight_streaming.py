@@ -46,8 +46,10 @@ def stream_weights(
             tasks.append(Task(packets[-1], machine.link, move, freed, (f"l{i}",)))
         before = (f"l{i - 1}",) if i else ()
         tasks.append(Task(f"l{i}", machine.device, kernel, (*packets, *before), (f"l{i}",)))
-    placement = tuple(Operand(f"l{i}.weights", machine.host, size) for i, (size, _) in enumerate(layers))
-    return Program("weight streaming", machine.system, tuple(tasks), placement)
+    placement = [Operand(f"l{i}.weights", machine.host, size) for i, (size, _) in enumerate(layers)]
+    largest = max((size for size, _ in layers), default=0)
+    placement.append(Operand("buffers", machine.device, buffers * largest))
+    return Program("weight streaming", machine.system, tuple(tasks), tuple(placement))
 
 
 def overlapped_capacity(prompt: float, generated: float) -> float:

@@ -13,9 +13,9 @@
       pcie: {link: pcie-4-x16, between: [gpu, host]}
 
 A unit group of ``count`` n has the instances ``gpu0`` ... ``gpu{n-1}``; one of count 1 is called
-``gpu``. ``count: fit`` takes as many as the data need (`System.fitted`). A PIM unit that is the
-``memory_of`` a processor group lies in that processor's place: i-th in i-th; ordinary accesses and
-PIM commands exclude each other there.
+``gpu``. ``count: fit`` takes as many as the data need (`neardata.study`
+decides how many). A PIM unit that is the ``memory_of`` a processor group lies in that processor's
+place: i-th in i-th; ordinary accesses and PIM commands exclude each other there.
 """
 
 from __future__ import annotations
@@ -223,26 +223,6 @@ class System:
             for name, unit in self.units.items()
         }
         return System(self.name, self.source, units, self.links)
-
-    def fitted(self, needed_bytes: int, *, multiple_of: int = 1) -> System:
-        """``count: fit`` decided: as many instances as hold the bytes.
-
-        Groups that are fitted grow together: a processor with its memory, devices with their
-        controllers.
-        """
-        fit = [name for name, unit in self.units.items() if unit.count == "fit"]
-        if not fit:
-            return self
-        holders = [name for name in fit if self.units[name].kind == "pim"] or fit
-        per_instance = max(self.capacity_bytes(name) for name in holders)
-        n = -(-needed_bytes // per_instance)
-        n = -(-n // multiple_of) * multiple_of
-        if n > MOST_UNITS:
-            raise InputError(
-                f"{needed_bytes:,} bytes take {n:,} of {per_instance:,} bytes each; at most {MOST_UNITS}",
-                key=f"units.{holders[0]}.count",
-            )
-        return self.with_counts(**dict.fromkeys(fit, max(n, 1)))
 
 
 def system_names() -> list[str]:

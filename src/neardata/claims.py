@@ -36,8 +36,12 @@ from neardata.arch.config_file import ConfigFile, StrictModel
 Status = Literal["stated", "assumed", "calibrated", "computed"]
 """Of an input: in the paper or its artefact; nobody says it; fitted to the paper's results; derived."""
 Trust = Literal["full-text", "artefact", "abstract", "secondary-notes", "computed"]
-"""Where a claim was read; ``secondary-notes``: in notes of others on the paper."""
-Outcome = Literal["reproduced", "missed", "not checkable"]
+"""Where a claim was read; ``secondary-notes``: in notes of others on the paper; ``computed``: nowhere, it is
+our own arithmetic from figures that the paper gives."""
+Decision = Literal[
+    "reproduced", "missed", "agrees with our arithmetic", "differs from our arithmetic", "not checkable"
+]
+"""On a claim. The two about arithmetic are on figures that no paper prints: ``computed``, by ourselves."""
 
 
 class Input(StrictModel):
@@ -138,7 +142,7 @@ class Verdict:
     study: str
     claim: Claim
     ours: float | None
-    outcome: Outcome
+    decision: Decision
     reason: str
     """Why it is not checkable, or the study's word on a miss."""
     assumed: tuple[str, ...]
@@ -156,7 +160,7 @@ def judge(study: str, claim: Claim, ours: float | None, assumed: tuple[str, ...]
     """Hold our figure against a claim.
 
     >>> claim = Claim(claim="speed-up", value=2.0, where="Fig. 1", trust="full-text", metric="speed-up")
-    >>> judge("study", claim, 1.85).outcome, judge("study", claim, 1.7).outcome
+    >>> judge("study", claim, 1.85).decision, judge("study", claim, 1.7).decision
     ('reproduced', 'missed')
     """
     if claim.not_checkable is not None:
@@ -172,4 +176,7 @@ def judge(study: str, claim: Claim, ours: float | None, assumed: tuple[str, ...]
         good = ours >= claim.value
     elif claim.at_most:
         good = ours <= claim.value
-    return Verdict(study, claim, ours, "reproduced" if good else "missed", claim.note, assumed)
+    decision: Decision = "reproduced" if good else "missed"
+    if claim.trust == "computed":
+        decision = "agrees with our arithmetic" if good else "differs from our arithmetic"
+    return Verdict(study, claim, ours, decision, claim.note, assumed)

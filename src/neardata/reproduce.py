@@ -1,13 +1,14 @@
 """Run a study, and tell which of the paper's claims come out.
 
 >>> verdicts = reproduce("sn40l")
->>> verdicts[0].claim.claim, verdicts[0].outcome
+>>> verdicts[0].claim.claim, verdicts[0].decision
 ('model switching, over DGX A100', 'reproduced')
 """
 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,6 +113,8 @@ Written by `python -m neardata.reproduce`; every number of ours is computed then
 
 - **reproduced**: within the tolerance: 10 %, or half the last printed digit for identities.
 - **missed**: it is not, and the reason as far as we know it.
+- **agrees with our arithmetic**, **differs from** it: no figure of the paper, but one that we worked out from
+  what it gives; it tests our code and reproduces nothing.
 - **not checkable**: something that the figure needs is not published, or the figure was used as an input.
 
 An input is *stated* by the paper or its artefact, *computed* from what is, *calibrated* to results of the
@@ -135,14 +138,14 @@ def write_markdown(verdicts: Iterable[Verdict]) -> str:
 
 
 def _summary(by_study: Mapping[str, list[Verdict]]) -> list[str]:
-    lines = ["| study | reproduced | missed | not checkable |", "|---|---|---|---|"]
+    lines = ["| study | reproduced | missed | our arithmetic | not checkable |", "|---|---|---|---|---|"]
     for name, found in by_study.items():
-        counts = [sum(v.outcome == o for v in found) for o in ("reproduced", "missed", "not checkable")]
-        lines.append(
-            f"| [{run_study(name).study.title}](#{name.replace('_', '-')}) | "
-            + " | ".join(map(str, counts))
-            + " |"
-        )
+        number = Counter(verdict.decision for verdict in found)
+        agree, differ = number["agrees with our arithmetic"], number["differs from our arithmetic"]
+        arithmetic = f"{agree} of {agree + differ} agree" if agree + differ else ""
+        cells = (number["reproduced"], number["missed"], arithmetic, number["not checkable"])
+        title = f"[{run_study(name).study.title}](#{name.replace('_', '-')})"
+        lines.append(f"| {title} | " + " | ".join(map(str, cells)) + " |")
     return [*lines, ""]
 
 
@@ -163,7 +166,7 @@ def _section(run: Reproduction, verdicts: list[Verdict]) -> list[str]:
         ours = "" if verdict.ours is None else _number(verdict.ours)
         why = f": {verdict.reason}" if verdict.reason else ""
         where = f"{claim.where} [{claim.trust}]"
-        cells = (claim.claim + condition, where, paper, ours, difference, f"**{verdict.outcome}**{why}")
+        cells = (claim.claim + condition, where, paper, ours, difference, f"**{verdict.decision}**{why}")
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     lines.append("")
     if study.inputs:

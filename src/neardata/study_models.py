@@ -6,12 +6,12 @@ A model puts mappers, programs and schedules together; inputs come from the stud
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from neardata.arch.precision import Format
-from neardata.arch.processor import Processor, load_processor
+from neardata.arch.system import System, load_system, parse_system
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
 from neardata.mappers.expert_placement import hottest
@@ -19,9 +19,8 @@ from neardata.mappers.moe_block import Block, Expert, Machine, Passes, blocks_of
 from neardata.mappers.offload import Offload, cached, on_demand, pre_gated, prefetch_all, resident
 from neardata.mappers.weight_streaming import overlapped_capacity, stream_weights
 from neardata.serving_models import splitwise
-from neardata.sim.processor import matmul
-from neardata.sim.program import Pause, Program, Task, Transfer
-from neardata.sim.task_schedule import fixed_rates, schedule
+from neardata.sim.program import Kernel, MatMul, Operand, Pause, Program, Task, Transfer
+from neardata.sim.system.engine import Costs, run
 from neardata.system_studies import pim_decode, system_decode
 from neardata.workloads.llm import speculation
 from neardata.workloads.llm.model import Model, load_model
@@ -50,9 +49,26 @@ def _model(function: Callable[..., Figures]) -> Callable[..., Figures]:
     return function
 
 
-def _time_ps(program: Program, link_gb_per_s: float, link: str = "pcie") -> int:
-    """Of a program of pauses and transfers over one link."""
-    return schedule(program, fixed_rates({link: link_gb_per_s * GB})).makespan
+def _plain(gb_per_s: float) -> dict[str, Any]:
+    """Overrides of a link of which a paper gives only the rate that copies have."""
+    return {
+        "gb_per_s": gb_per_s,
+        "overhead_bytes": 0,
+        "latency_ns.value": 0,
+        "startup_ns.value": 0,
+        "fraction.value": 1,
+        "sharing": "exclusive",
+    }
+
+
+def _host_of(system: str) -> Machine:
+    """Experts lie in the memory of the CPU."""
+    return Machine(system, host="cpu")
+
+
+def _at_rate(system: str, link_gb_per_s: float) -> System:
+    """A system whose GPU is a link of that plain rate away from its host."""
+    return load_system(system, {"links.pcie.overrides": _plain(link_gb_per_s)})
 
 
 # --- Pre-gated MoE ----------------------------------------------------------------------------------
@@ -74,6 +90,7 @@ def _decoder_pass(model: Model, active: int, block_ps: int, share_before: float)
 def pre_gated_moe(
     models: Sequence[str],
     memory_models: Sequence[str],
+    system: str,
     link_gb_per_s: float,
     active_experts: int,
     calibration_model: str,
@@ -88,16 +105,19 @@ def pre_gated_moe(
     The one time that is not known, that of a block whose experts are all on the GPU, is solved from one
     label of the paper's Prefetch bars; all other labels follow.
     """
-    machine, figures = Machine("a100-pcie4"), {}
+    machine, figures = _host_of(system), {}
+    hardware = _at_rate(system, link_gb_per_s)
+    costs = Costs(hardware)
 
     def mean_block_ps(
         policy: Callable[..., Offload], model: Model, block_ps: int, first: bool = first_block_counts
     ) -> float:
         passes, expert = _decoder_pass(model, active_experts, block_ps, share_before_experts)
         placed = policy(passes, expert, machine)
-        times = schedule(placed.program, fixed_rates({"pcie": link_gb_per_s * GB}))
-        begin = 0 if first else max(times.end[task] for task in placed.block_ends[0])
-        return (times.makespan - begin) / (len(passes[0]) - (not first))
+        report = run(placed.program, hardware, costs=costs)
+        ends = {t.name: end for t, end in zip(placed.program.tasks, report.schedule.end, strict=True)}
+        begin = 0 if first else max(ends[task] for task in placed.block_ends[0])
+        return (report.time_ps - begin) / (len(passes[0]) - (not first))
 
     calibrated = load_model(calibration_model)
     low, high = 1, 10 * PS_PER_MS
@@ -108,7 +128,8 @@ def pre_gated_moe(
         else:
             high = middle
     block_ps = high
-    fetch_ps = expert_of(calibrated, "fp32", "fp32").bytes / (link_gb_per_s * GB) * 1e12
+    fetch = Transfer("cpu", "gpu", expert_of(calibrated, "fp32", "fp32").bytes)
+    fetch_ps = costs.of("pcie", fetch).time_ps
     figures["block_ms"], figures["fetch_ms"] = block_ps / PS_PER_MS, fetch_ps / PS_PER_MS
 
     for name in models:
@@ -131,7 +152,7 @@ def pre_gated_moe(
     figures["overhead_percent"] = 100 * (mean(lambda e: figures[f"pre_gated/{e}"], sizes) - 1)
 
     peak = {
-        policy: [_peak_share(place, name, active_experts) for name in memory_models]
+        policy: [_peak_share(place, name, active_experts, machine) for name in memory_models]
         for policy, place in EXPERT_POLICIES.items()
     }
     for policy, shares in peak.items():
@@ -142,7 +163,7 @@ def pre_gated_moe(
     return figures
 
 
-def _peak_share(policy: Callable[..., Offload], name: str, active: int) -> float:
+def _peak_share(policy: Callable[..., Offload], name: str, active: int, machine: Machine) -> float:
     """Peak device memory, relative to that with all experts on the device; encoder and decoder."""
     model = load_model(name)
     assert model.experts is not None
@@ -152,7 +173,6 @@ def _peak_share(policy: Callable[..., Offload], name: str, active: int) -> float
         raise ValueError(f"{name}: encoder and decoder have different numbers of layers with experts")
     all_bytes = 4 * model.parameters
     others = all_bytes - 2 * len(blocks) * model.experts.count * expert.bytes
-    machine = Machine("a100-pcie4")
     return policy(stacks, expert, machine, other_bytes=others).device_bytes / all_bytes
 
 
@@ -167,6 +187,7 @@ def _decode(model: Model, tokens: int, seed: int, batch: int = 1, **around: Any)
 @_model
 def fiddler_decode(
     model: str,
+    system: str,
     resident_experts: int,
     cpu_ms_per_token: float,
     fetch_ms: float,
@@ -175,14 +196,14 @@ def fiddler_decode(
     seed: int,
 ) -> Figures:
     """Tokens per second of one sequence: cold experts on the CPU, and the same machine fetching them."""
-    shape, machine = load_model(model), Machine("fiddler")
+    shape, machine = load_model(model), _host_of(system)
     size = expert_of(shape).bytes
     expert = Expert.of_times(
         bytes=size,
         device_ps=lambda _: round(device_ms * PS_PER_MS),
         cpu_ps=lambda count: round(cpu_ms_per_token * PS_PER_MS * count),
     )
-    costs = fiddler.Costs(lambda count: cpu_ms_per_token * count, lambda _: device_ms, fetch_ms)
+    costs = fiddler.ExpertTimes(lambda count: cpu_ms_per_token * count, lambda _: device_ms, fetch_ms)
     assert shape.experts is not None
     layers, count = len(shape.experts.layers), shape.experts.count
     popular = [(i % layers, i // layers) for i in range(resident_experts)]
@@ -193,8 +214,9 @@ def fiddler_decode(
         passes, expert, machine, capacity=resident_experts, eviction=LeastRecentlyUsed(), start=popular
     )
     demand = on_demand(passes, expert, machine)
+    hardware = _at_rate(system, rate)
     seconds = {
-        name: _time_ps(p.program, rate) / 1e12
+        name: run(p.program, hardware).time_ps / 1e12
         for name, p in (("cold", cold), ("lru", lru), ("demand", demand))
     }
     return {
@@ -211,16 +233,10 @@ def fiddler_decode(
 # --- HybriMoE ---------------------------------------------------------------------------------------
 
 
-def _processor(described: Mapping[str, Any]) -> Processor:
-    return load_processor(described["preset"], described.get("overrides"))
-
-
 @_model
 def hybrimoe_ablation(
     model: str,
-    device: Mapping[str, Any],
-    cpu: Mapping[str, Any],
-    link_gb_per_s: float,
+    system: str,
     weights: str,
     cached_share: float,
     prefill_tokens: int,
@@ -237,30 +253,28 @@ def hybrimoe_ablation(
     most used by the prompt, and the cache has seen the prompt. Attention is its projections; scores over
     the cache are left out.
     """
-    shape, gpu, host = load_model(model), _processor(device), _processor(cpu)
+    shape, hardware = load_model(model), load_system(system)
     assert shape.experts is not None
-    experts = shape.experts
-
-    def feed_forward_ps(processor: Processor, tokens: int, ffn: int, form: str) -> int:
-        kept = Format.parse(form)
-        up = matmul(processor, tokens, 2 * ffn, shape.hidden, weight_format=kept).time_ps
-        return up + matmul(processor, tokens, shape.hidden, ffn, weight_format=kept).time_ps
+    experts, costs = shape.experts, Costs(hardware)
 
     def around(tokens: int) -> dict[str, Any]:
         heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        attention = matmul(gpu, tokens, heads, shape.hidden).time_ps
-        attention += matmul(gpu, tokens, shape.hidden, shape.heads * shape.head_dim).time_ps
-        beside = (Pause(feed_forward_ps(gpu, tokens, experts.shared_ffn, "fp16")),) if experts.shared else ()
-        return {"before": (Pause(attention),), "shared": beside}
+        products = [(heads, shape.hidden), (shape.hidden, shape.heads * shape.head_dim)]
+        beside = [(2 * experts.shared_ffn, shape.hidden), (shape.hidden, experts.shared_ffn)]
+        parts = {"before": products, "shared": beside if experts.shared else []}
+        return {
+            part: tuple(MatMul(tokens, n, k, weights="fp16", activations="fp16") for n, k in sizes)
+            for part, sizes in parts.items()
+        }
 
-    on_gpu, on_cpu = (
-        {t: feed_forward_ps(p, t, experts.ffn, weights) for t in range(1, prefill_tokens + 1)}
-        for p in (gpu, host)
-    )
-    size = expert_of(shape, weights).bytes
-    expert = Expert.of_times(bytes=size, device_ps=on_gpu.__getitem__, cpu_ps=on_cpu.__getitem__)
-    costs = fiddler.Costs(
-        lambda t: float(on_cpu[t]), lambda t: float(on_gpu[t]), size / (link_gb_per_s * GB) * 1e12
+    def time_ps(unit: str, kernels: Sequence[Kernel]) -> float:
+        return float(sum(costs.of(unit, kernel).time_ps for kernel in kernels))
+
+    expert = expert_of(shape, weights, "fp16")
+    times = fiddler.ExpertTimes(
+        cpu=cache(lambda tokens: time_ps("cpu", expert.cpu_kernels(tokens))),
+        device=cache(lambda tokens: time_ps("gpu", expert.kernels(tokens))),
+        fetch=time_ps("pcie", [Transfer("cpu", "gpu", expert.bytes)]),
     )
     layers = len(experts.layers)
     room = round(cached_share * layers * experts.count)
@@ -274,7 +288,7 @@ def hybrimoe_ablation(
     prompt = routed(0, prefill_tokens, around(prefill_tokens))
     load = {(b.layer, e): float(tokens) for b in prompt for e, tokens in enumerate(b.tokens)}
     start = hottest(load, room)
-    machine, figures = Machine("hybrimoe"), {}
+    machine, figures = _host_of(system), {}
     every_token = range(prefill_tokens, prefill_tokens + decode_tokens)
     phases = {"prefill": [prompt], "decode": [routed(t, t + 1, around(1)) for t in every_token]}
     ways: dict[str, dict[str, Any]] = {
@@ -289,9 +303,11 @@ def hybrimoe_ablation(
             for block in prompt:
                 scores.observe(block.layer, block.active, block.routing_scores)
             placed = hybrimoe.place(
-                passes, expert, machine, capacity=room, costs=costs, eviction=scores, start=start, **settings
+                passes, expert, machine, capacity=room, costs=times, eviction=scores, start=start, **settings
             )
-            figures[f"{phase}_s/{way}"] = _time_ps(placed.program, link_gb_per_s) / 1e12 / len(passes)
+            report = run(placed.program, hardware, costs=costs)
+            figures[f"{phase}_s/{way}"] = report.time_ps / 1e12 / len(passes)
+            figures[f"{phase}_j/{way}"] = report.total_energy_pj / 1e12 / len(passes)
         for way in ("scheduled", "prefetched", "all"):
             figures[f"{phase}_gain/{way}"] = figures[f"{phase}_s/fixed"] / figures[f"{phase}_s/{way}"]
     return figures
@@ -309,11 +325,30 @@ def model_switching(
     socket_ddr_gb: float,
 ) -> Figures:
     """Bringing a whole expert model to the fast memory, and how many models a node holds."""
-    copy = Program("switch", "node", (Task("copy", "link", Transfer("slow", "fast", round(expert_gb * GB))),))
-    own = _time_ps(copy, sn40l_gb_per_s, "link")
+    size = round(expert_gb * GB)
+    copy = Program(
+        "switch",
+        "node",
+        (Task("copy", "path", Transfer("slow", "fast", size)),),
+        (Operand("model", "slow", size), Operand("place", "fast", size)),
+    )
+
+    def time_ps(gb_per_s: float) -> int:
+        node = {
+            "name": "node",
+            "source": "the study",
+            "units": {
+                "slow": {"kind": "memory", "capacity_gb": sockets * socket_ddr_gb},
+                "fast": {"kind": "memory", "capacity_gb": expert_gb},
+            },
+            "links": {"path": {"link": "pcie-5", "between": ["slow", "fast"], "overrides": _plain(gb_per_s)}},
+        }
+        return run(copy, parse_system(node)).time_ps
+
+    own = time_ps(sn40l_gb_per_s)
     figures = {"switch_ms": own / PS_PER_MS, "models_in_node": float(sockets * socket_ddr_gb // expert_gb)}
     for name, rate in hosts_gb_per_s.items():
-        figures[f"switch_over/{name}"] = _time_ps(copy, rate, "link") / own
+        figures[f"switch_over/{name}"] = time_ps(rate) / own
     return figures
 
 
@@ -353,6 +388,7 @@ def bonded_stack_identities(
 @_model
 def moe_lens_stage_1(
     model: str,
+    system: str,
     weight_gb: float,
     link_gb_per_s: float,
     packet_mb: float,
@@ -366,12 +402,12 @@ def moe_lens_stage_1(
     sizes = [whole * (i + 1) // layers - whole * i // layers for i in range(layers)]
     program = stream_weights(
         [(size, Pause(0)) for size in sizes],
-        Machine("a40"),
+        _host_of(system),
         buffers=buffered_layers,
         packet_bytes=round(packet_mb * 1e6),
     )
     return {
-        "pass_s": _time_ps(program, link_gb_per_s) / 1e12,
+        "pass_s": run(program, _at_rate(system, link_gb_per_s)).time_ps / 1e12,
         "capacity_gain": overlapped_capacity(prompt, generated),
         "bf16_weights_gb": 2 * load_model(model).parameters / GB,
     }

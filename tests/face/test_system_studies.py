@@ -29,7 +29,7 @@ def figures_of_document() -> dict[str, tuple[float, float, float]]:
 def test_gpt3_with_attacc_is_within_a_twentieth_of_its_simulator(row):
     (verdict,) = [v for v in run_study("attacc").verdicts if v.claim.metric == row]
     assert verdict.claim.tolerance == 0.05
-    assert verdict.outcome == "reproduced"
+    assert verdict.decision == "reproduced"
 
 
 def test_the_document_has_the_figures_of_the_study():

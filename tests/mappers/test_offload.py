@@ -16,7 +16,7 @@ import neardata.mappers.hybrimoe
 import neardata.mappers.moe_block
 import neardata.mappers.offload
 from neardata.arch.errors import InputError
-from neardata.arch.system import parse_system
+from neardata.arch.system import load_system, parse_system
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastFrequentlyUsed, LeastRecentlyUsed, MinusRecentScore
 from neardata.mappers.moe_block import Block, Expert, Machine, blocks_of
@@ -24,7 +24,6 @@ from neardata.mappers.moe_block import expert_of as expert_of_model
 from neardata.mappers.offload import cached, on_demand, pre_gated, prefetch_all, resident
 from neardata.sim.program import Elementwise, MatMul, Pause, Transfer
 from neardata.sim.system.engine import run
-from neardata.sim.task_schedule import fixed_rates, schedule
 from neardata.workloads.llm.expert_cache import hit_rate
 from neardata.workloads.llm.model import load_model
 from neardata.workloads.llm.routing import Uniform
@@ -33,14 +32,32 @@ SIZE = 1000
 FETCH_PS = 50
 
 
-def rates(fetch_ps):
-    """Durations with a link that brings an expert in so many picoseconds."""
-    return fixed_rates({"pcie": SIZE * 1e12 / fetch_ps, "nvme": SIZE * 1e12 / 200})
+def system_of(fetch_ps=FETCH_PS):
+    """A GPU, its host and an SSD, whose links bring an expert in so many picoseconds, or in 200."""
+
+    def plain(ps):
+        return {
+            "gb_per_s": SIZE * 1e3 / ps, "latency_ns.value": 0, "startup_ns.value": 0, "fraction.value": 1,
+            "overhead_bytes": 0, "sharing": "exclusive",
+        }  # fmt: skip
+
+    return parse_system({
+        "name": "a100", "source": "test",
+        "units": {
+            "gpu": {"kind": "processor", "processor": "a100-80gb"},
+            "cpu": {"kind": "processor", "processor": "epyc-7v12"},
+            "ssd": {"kind": "memory", "capacity_gb": 1000},
+        },
+        "links": {
+            "pcie": {"link": "pcie-4", "between": ["gpu", "cpu"], "overrides": plain(fetch_ps)},
+            "nvme": {"link": "pcie-4", "between": ["cpu", "ssd"], "overrides": plain(200)},
+        },
+    })  # fmt: skip
 
 
-RATES = rates(FETCH_PS)
-MACHINE = Machine("a100")
-COSTS = fiddler.Costs(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=50.0)
+SYSTEM = system_of()
+MACHINE = Machine("a100", host="cpu")
+COSTS = fiddler.ExpertTimes(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=50.0)
 
 
 def expert_of(device_ps=10, cpu_ps=30):
@@ -115,9 +132,11 @@ def test_an_expert_is_computed_where_its_weights_are_and_memory_suffices(policy,
     """Slots replayed in time: what a slot holds when an expert runs, and that no fill comes too early."""
     room = most_active(blocks) + spare
     placed = POLICIES[policy](blocks, expert_of(), MACHINE, room)
-    times = schedule(placed.program, rates(fetch_ps))
+    plan = run(placed.program, system_of(fetch_ps)).schedule
+    names = [task.name for task in placed.program.tasks]
+    starts, ends = dict(zip(names, plan.start, strict=True)), dict(zip(names, plan.end, strict=True))
     fills = [
-        (times.start[name], times.end[name], slot, name.rpartition("fetch.")[2])
+        (starts[name], ends[name], slot, name.rpartition("fetch.")[2])
         for name, slot in placed.slot_of.items()
     ]
     fills += [(-1, -1, slot, f"l{layer}.e{e}") for (layer, e), slot in placed.resident.items()]
@@ -128,9 +147,9 @@ def test_an_expert_is_computed_where_its_weights_are_and_memory_suffices(policy,
         assert placed.device_bytes <= room * SIZE
     for (_, layer, e), task in computations(placed):
         if task.unit == "cpu":
-            assert [operand.place for operand in task.reads] == ["host"]
+            assert [operand.place for operand in task.reads] == ["cpu"]
             continue
-        start, end = times.start[task.name], times.end[task.name]
+        start, end = starts[task.name], ends[task.name]
         holding = [
             slot
             for slot in slots
@@ -146,7 +165,7 @@ def test_an_expert_is_computed_where_its_weights_are_and_memory_suffices(policy,
 def test_pre_gated_is_never_slower_than_on_demand_and_resident_is_fastest(blocks, device_ps):
     expert = expert_of(device_ps)
     time = {
-        policy.__name__: schedule(policy(blocks, expert, MACHINE).program, RATES).makespan
+        policy.__name__: run(policy(blocks, expert, MACHINE).program, SYSTEM).time_ps
         for policy in (resident, pre_gated, on_demand, prefetch_all)
     }
     assert time["resident"] <= time["pre_gated"] <= time["on_demand"]
@@ -167,7 +186,7 @@ def steady(policy, layers, **more):
     """Six or so blocks of two experts, one active, 40 ps of which 10 for the gate."""
     blocks = [[Block(layer, (1, 0), (Pause(10),)) for layer in range(layers)]]
     placed = policy(blocks, expert_of(30), MACHINE, **more)
-    return schedule(placed.program, RATES).makespan, placed
+    return run(placed.program, SYSTEM).time_ps, placed
 
 
 def test_times_by_hand():
@@ -195,14 +214,14 @@ def test_peak_memory():
 
 
 def test_experts_on_storage_pass_through_the_host():
-    machine = Machine("a100", storage="ssd")
+    machine = Machine("a100", host="cpu", storage="ssd")
     placed = on_demand([[Block(0, (1, 1))]], expert_of(), machine)
     assert [(t.unit, t.kernel.source, t.kernel.target) for t in placed.program.tasks[:4]] == [
-        ("nvme", "ssd", "host"), ("pcie", "host", "gpu"), ("nvme", "ssd", "host"), ("pcie", "host", "gpu"),
+        ("nvme", "ssd", "cpu"), ("pcie", "cpu", "gpu"), ("nvme", "ssd", "cpu"), ("pcie", "cpu", "gpu"),
     ]  # fmt: skip
-    assert placed.program.bytes_at == {"ssd": 2 * SIZE}
+    assert placed.program.bytes_at == {"ssd": 2 * SIZE, "gpu": 2 * SIZE}
     # reads from storage one after the other, copies to the device behind them
-    assert schedule(placed.program, RATES).makespan == 200 + 200 + 50 + 10 + 10
+    assert run(placed.program, SYSTEM).time_ps == 200 + 200 + 50 + 10 + 10
 
 
 @settings(max_examples=15, deadline=None)
@@ -258,7 +277,7 @@ def test_shapes_become_products():
     assert [(t.unit, t.kernel.kind) for t in placed.program.tasks] == [
         ("pcie", "transfer"), ("cpu", "matmul"), ("cpu", "matmul"), ("pcie", "transfer"),
     ]  # fmt: skip
-    assert placed.program.tasks[0].kernel == Transfer("gpu", "host", 3 * 128)
+    assert placed.program.tasks[0].kernel == Transfer("gpu", "cpu", 3 * 128)
 
 
 # --- on a system ------------------------------------------------------------------------------------
@@ -268,17 +287,27 @@ def test_shapes_become_products():
 def test_programs_run_on_a_system(policy):
     """Real kernels: the engine of systems finds every unit, port and place, and does all the work."""
     model = load_model("mixtral-8x7b")
-    expert, machine = expert_of_model(model, "int4/g32", "fp16"), Machine("a100-host", host="cpu")
+    expert, machine = expert_of_model(model, "int4/g32", "fp16"), Machine("a100-pcie4", host="cpu")
     norm = Elementwise(8192, 8192, 4096)
     passes = [blocks_of(model, Uniform(i), 4, before=(norm,), after=(norm,))[:3] for i in range(2)]
     room = most_active(passes) + 1
     placed = POLICIES[policy](passes, expert, machine, room)
-    report = run(placed.program, HOST_AND_GPU)
+    report = run(placed.program, load_system("a100-pcie4"))
     active = sum(block.tokens[e] for blocks in passes for block in blocks for e in block.active)
     assert sum(outcome.macs for outcome in report.outcomes) == active * model.expert_parameters
     moved = sum(t.kernel.bytes for t in placed.program.tasks if ".fetch." in t.name)
     assert moved == placed.fetches * expert.bytes
     assert report.time_ps > 0
+
+
+def test_slots_beyond_the_memory_of_the_device_are_refused():
+    passes, expert = [[Block(0, (1,) * 4)]], Expert.of_times(bytes=30 * 10**9, device_ps=lambda tokens: 1)
+    run(on_demand([[Block(0, (1, 1))]], expert, MACHINE).program, SYSTEM)
+    with pytest.raises(InputError, match=r"are placed in 'gpu', which holds 80,000,000,000"):
+        run(on_demand(passes, expert, MACHINE).program, SYSTEM)
+    small = on_demand([[Block(0, (1,))]], expert, MACHINE, other_bytes=60 * 10**9)
+    with pytest.raises(InputError, match="10,000,000,000 too many"):
+        run(small.program, SYSTEM)
 
 
 def test_the_example_of_the_document_runs(capsys):
@@ -291,20 +320,10 @@ def test_the_example_of_the_document_runs(capsys):
     assert 0.9 * ms[0] < ms[1] < ms[0]  # on this link a decode step is nearly all fetches
 
 
-HOST_AND_GPU = parse_system({
-    "name": "a100-host", "source": "test",
-    "units": {
-        "gpu": {"kind": "processor", "processor": "a100-80gb"},
-        "cpu": {"kind": "processor", "processor": "epyc-7v12"},
-    },
-    "links": {"pcie": {"link": "pcie-4", "between": ["gpu", "cpu"]}},
-})  # fmt: skip
-
-
 # --- Fiddler ----------------------------------------------------------------------------------------
 
 costs = st.builds(
-    lambda cpu, device, fetch: fiddler.Costs(lambda t: cpu * t, lambda t: device * t, fetch),
+    lambda cpu, device, fetch: fiddler.ExpertTimes(lambda t: cpu * t, lambda t: device * t, fetch),
     st.integers(0, 9), st.integers(0, 5), st.integers(0, 40),
 )  # fmt: skip
 
@@ -374,7 +393,7 @@ def test_priorities():
 def test_prefetch_follows_the_gain():
     """Of two experts missing in the next block, the one whose presence shortens it more is brought."""
     blocks = [[Block(0, (1, 0, 0), (Pause(5),)), Block(1, (0, 1, 3), (Pause(5),))]]
-    far = fiddler.Costs(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=500.0)
+    far = fiddler.ExpertTimes(cpu=lambda tokens: 30.0 * tokens, device=lambda tokens: 10.0, fetch=500.0)
     placed = hybrimoe.place(blocks, expert_of(), MACHINE, capacity=3, costs=far, fetch_only_if_earlier=True)
     assert list(placed.slot_of) == ["p0.l0.fetch.l1.e2"]
     assert placed.cpu_experts == 2

@@ -1,29 +1,32 @@
-"""A cache of experts as sets and sorted lists: the twin of `neardata.workloads.llm.expert_cache`."""
+"""A cache of experts as sets and sorted lists: the twin of `neardata.workloads.llm.expert_cache`.
+
+LRU and LFU are the rules that mappers follow.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import product
 from typing import Any
+
+from neardata.mappers.expert_cache import LeastFrequentlyUsed, LeastRecentlyUsed
+
+RULES = {"lru": LeastRecentlyUsed, "lfu": LeastFrequentlyUsed}
 
 
 def hits(sequence: list[list[int]], capacity: int, policy: str, scores: Any = None) -> int:
     """Hits of one sequence of tokens; Belady's by looking ahead token by token."""
     cache: set[int] = set()
-    used: Counter[int] = Counter()
-    last: dict[int, int] = {}
+    rule = RULES[policy]() if policy in RULES else None
     found = 0
     for t, token in enumerate(sequence):
         found += len(cache & set(token))
         cache |= set(token)
-        used.update(token)
-        last.update(dict.fromkeys(token, t))
+        if rule is not None:
+            rule.observe(0, token, [])
 
-        def worth(e: int, t: int = t, last: dict[int, int] = last) -> Any:
-            if policy == "lru":
-                return last[e], e
-            if policy == "lfu":
-                return used[e], last[e], e
+        def worth(e: int, t: int = t) -> Any:
+            if rule is not None:
+                return rule.rank((0, e))
             if policy == "score":
                 return scores[t][e], e
             ahead = [i for i, later in enumerate(sequence[t + 1 :]) if e in later]

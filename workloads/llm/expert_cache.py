@@ -9,7 +9,8 @@ then, of those in the cache and those just used, the ``capacity`` best stay: by 
 ``score``   those with the highest score of this token (a prediction, such as router scores);
 ``oracle``  those used next (Belady), which no policy beats.
 
-Of equals the higher expert id stays (``oracle``: the lower).
+Of equals the higher expert id stays (``oracle``: the lower). Uses count whether or not the expert was in the
+cache. Programs that offload experts follow the same rules, block by block: `neardata.mappers.expert_cache`.
 """
 
 from __future__ import annotations

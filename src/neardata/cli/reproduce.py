@@ -19,7 +19,7 @@ def reproduce(
 ) -> int:
     """Check a paper's published figures: claim, ours, difference, verdict, and what was assumed.
 
-    Exit code 1 if a claim is missed.
+    Exit code 1 if a claim is missed, or differs from our own arithmetic.
     """
     from neardata.reproduce import run_study, study_names
 
@@ -32,7 +32,7 @@ def reproduce(
                 typer.echo(f"{known:22}{run_study(known).study.title}")
         return 0
     found = run_study(name)
-    missed = any(v.outcome == "missed" for v in found.verdicts)
+    missed = any(v.decision in ("missed", "differs from our arithmetic") for v in found.verdicts)
     if as_json:
         rows = [
             {
@@ -44,7 +44,7 @@ def reproduce(
                 "trust": v.claim.trust,
                 "ours": v.ours,
                 "difference": v.difference,
-                "verdict": v.outcome,
+                "verdict": v.decision,
                 "reason": v.reason,
                 "assumed": list(v.assumed),
             }
@@ -80,9 +80,9 @@ def _print(name: str) -> None:
                            ("verdict", "left")):  # fmt: skip
         table.add_column(title, justify=justify, no_wrap=title != "claim")  # type: ignore[arg-type]
     notes: list[str] = []
-    styles = {"reproduced": "green", "missed": "red"}
+    styles = {"reproduced": "green", "missed": "red", "differs from our arithmetic": "red"}
     for v in found.verdicts:
-        style = styles.get(v.outcome, "yellow")
+        style = styles.get(v.decision, "yellow")
         paper = v.claim.printed or (f"{v.claim.value:.4g}" if v.claim.value is not None else "")
         claim = escape(v.claim.claim + (f", {v.claim.condition}" if v.claim.condition else ""))
         table.add_row(
@@ -90,7 +90,7 @@ def _print(name: str) -> None:
             f"{paper} {v.claim.unit}".strip(),
             "" if v.ours is None else f"{v.ours:.4g}",
             "" if v.difference is None else f"{v.difference:+.1%}",
-            f"[{style}]{v.outcome}[/{style}]{_mark(notes, v.reason)}",
+            f"[{style}]{v.decision}[/{style}]{_mark(notes, v.reason)}",
         )
     console.print(table)
     for number, reason in enumerate(notes, start=1):
