@@ -31,14 +31,13 @@ class PimEngine:
     def __init__(
         self,
         device: Device,
-        device_name: str,
         channels: int,
         refresh: RefreshAtTasks,
         *,
         jump: bool = True,
         fold: bool = True,
     ) -> None:
-        self.device, self.device_name, self.channels = device, device_name, channels
+        self.device, self.channels = device, channels
         self.refresh, self.jump, self.fold = refresh, jump, fold
 
     def run(self, kernel: Kernel) -> Outcome:
@@ -53,7 +52,7 @@ class PimEngine:
 
     def report(self, kernel: PimMatMul | PimAttention) -> ProgramReport:
         """The command program of a kernel, run."""
-        program = program_of(kernel, self.device_name, self.channels)
+        program = program_of(kernel, self.device, self.channels)
         if self.refresh == "none":
             return self._run(program, refresh="none")
         first = self.device.timing["nREFI"] - self.device.timing["nRFC"]
