@@ -1,5 +1,6 @@
 """Where each weight of a matrix in the banks lies: channel, bank, row, column, lane; and back.
 
+`layout_of` gives the layout of a device; `placed_bytes` the room that a matrix takes.
 `AimWeights`, `HbmPimWeights` and `AttAccWeights` are the layouts that the programs of
 `neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on, written down apart
 from them. Keys lie like a matrix of positions x width, values like one of width x positions.
@@ -13,6 +14,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from neardata.arch.dram import Device
+from neardata.sim.system.pim_programs import device_of, family_of
 
 Ints = NDArray[np.int64]
 Places = Mapping[str, Ints]
@@ -28,6 +32,11 @@ class Layout(Protocol):
     n: int
     k: int
     channels: int
+
+    @property
+    def rows(self) -> int:
+        """Of each bank, from the first to where the next matrix may begin, in the fullest channel."""
+        ...
 
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """Of the weights w[output, input]; arrays that broadcast."""
@@ -71,6 +80,12 @@ class AimWeights:
         """Outputs of a bank in a row."""
         return 1 if self.own_rows else max(self.columns // self.bursts, 1)
 
+    @property
+    def rows(self) -> int:
+        """See `Layout`."""
+        passes = -(-self.n // (16 * self.channels))
+        return -(-passes // self.share) * self.segments
+
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """See `Layout`."""
         output, input = np.broadcast_arrays(np.asarray(output), np.asarray(input))
@@ -112,6 +127,11 @@ class HbmPimWeights:
     def tile_rows(self) -> int:
         """Rows of an output tile in each bank."""
         return 2 * -(-self.k // 256)
+
+    @property
+    def rows(self) -> int:
+        """See `Layout`."""
+        return -(-self.n // (64 * self.channels)) * self.tile_rows
 
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """See `Layout`."""
@@ -165,6 +185,11 @@ class AttAccWeights:
         """Rows of 16 lines."""
         return 16 * (self.segments - 1) + -(-16 * self.last // 32)
 
+    @property
+    def rows(self) -> int:
+        """See `Layout`."""
+        return -(-self.n // (256 * self.channels)) * self.block_rows
+
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """See `Layout`."""
         output, input = np.broadcast_arrays(np.asarray(output), np.asarray(input))
@@ -191,3 +216,42 @@ class AttAccWeights:
         output = ((block * 16 + line) * self.channels + places["channel"]) * 16 + group
         input = (segment * 32 + part) * 64 + places["bank"] * LANES + places["lane"]
         return np.where(line < 16, output, self.n), input
+
+
+def layout_of(n: int, k: int, device: Device | str, channels: int) -> Layout:
+    """Of an n x k matrix, where the device's program generators expect it.
+
+    Raises:
+        InputError: a device without generator.
+    """
+    model = device_of(device)
+    match family_of(model):
+        case "aim":
+            return AimWeights(n, k, channels, model.bursts_per_row)
+        case "hbm-pim":
+            return HbmPimWeights(n, k, channels)
+        case "attacc":
+            return AttAccWeights(n, k, channels)
+
+
+def placed_bytes(n: int, k: int, device: Device | str, channels: int) -> int:
+    """Room that an n x k matrix takes: its rows in every bank of all channels.
+
+    Rows count whole, and in all channels alike: a command works on the same row of all banks, and every
+    matrix begins in the first channel.
+
+    Args:
+        device: of the unit, with its overrides; or the name of a preset as it is.
+        channels: of the unit.
+
+    Raises:
+        InputError: a device without generator.
+
+    >>> placed_bytes(512, 4096, "gddr6-aim", 32), 512 * 4096 * 2
+    (4194304, 4194304)
+    >>> placed_bytes(513, 4096, "gddr6-aim", 32)     # a second pass, of one output
+    8388608
+    """
+    model = device_of(device)
+    row_bytes = model.bursts_per_row * model.burst_bytes
+    return layout_of(n, k, model, channels).rows * row_bytes * model.n_banks * channels

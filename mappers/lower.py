@@ -300,7 +300,7 @@ class _Pass:
         slots = low.stages[low.stage_of(group[0])]
         made: set[str] = set()
         for operator in group:
-            self._declare(operator, len(slots))
+            self._declare(operator)
             rule = self.sharding.rules[operator.name]
             for name in operator.inputs:
                 if name not in made and self._state(name) != "whole" and self._needs_whole(rule, name):
@@ -310,9 +310,9 @@ class _Pass:
         for i, slot in enumerate(slots):
             self._on_slot(group, i, slot, f"@{slot.processor}" if len(slots) > 1 else "")
 
-    def _declare(self, operator: Operator, slots: int) -> None:
+    def _declare(self, operator: Operator) -> None:
         """What the tasks of an operator must add up to: each slot repeats what is not split."""
-        copies = slots if self.sharding.rules[operator.name].form == "whole" else 1
+        copies = self.sharding.rules[operator.name].copies
         entry = {
             "kind": operator.kind,
             "group": operator.group or operator.kind,

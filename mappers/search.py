@@ -3,17 +3,21 @@
 A mapping says how many of the channels work, into how many parts k is split over them (whose partial sums
 are added elsewhere), and in which order a channel goes through its part of the matrix, short rows shared
 or not. All are listed; each is bounded by what its MACs, rows and mode changes take at least; those whose
-bound is not below the best time found are not simulated.
+bound is not below the best time found are not simulated. Times are those of `PimEngine`, which a run of the
+mapping would have, refresh at launch included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
+from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
-from neardata.sim.dram.pim import run_program
+from neardata.arch.system.system import RefreshAtTasks
 from neardata.sim.program import PimMatMul
+from neardata.sim.system.pim import PimEngine
 from neardata.sim.system.pim_programs import (
     device_of,
     least_cycles,
@@ -25,7 +29,20 @@ from neardata.sim.system.pim_programs import (
 Cost = Callable[[PimMatMul], int]
 """Picoseconds that a processor takes for the product."""
 Reduction = Callable[[int, int], int]
-"""Picoseconds to add up so many parts of so many 16-bit sums each."""
+"""Picoseconds to add up so many parts of so many sums each."""
+
+SUM_BYTES = 4
+"""Of a partial sum."""
+
+
+def over_the_bus(device: Device, channels: int) -> Reduction:
+    """All partial sums cross the data buses of all channels at their peak rate, to be added behind them.
+
+    >>> over_the_bus(device_of("gddr6-aim"), 32)(4, 4096)     # 65,536 bytes at 32 x 32 GB/s
+    64000
+    """
+    rate = device.peak_gb_per_s * channels
+    return lambda parts, sums: ceil(parts * sums * SUM_BYTES * 1000 / rate)
 
 
 @dataclass(frozen=True)
@@ -74,9 +91,10 @@ class Candidate:
 
 def search(
     kernel: PimMatMul,
-    device: str,
+    device: Device | str,
     channels: int,
     *,
+    refresh: RefreshAtTasks = "at-launch",
     processor: Cost | None = None,
     reduction: Reduction | None = None,
     tensor: str = "w",
@@ -86,9 +104,11 @@ def search(
 
     Args:
         kernel: its ``order``, if named, is the only one tried.
+        device: of the unit, with its overrides; or the name of a preset as it is.
         channels: that there are.
+        refresh: of the unit.
         processor: cost of the product elsewhere; it is listed like a mapping.
-        reduction: cost of adding the partial sums of parts of k (default: nothing).
+        reduction: cost of adding the partial sums of parts of k (default: `over_the_bus`).
         tensor: name of the matrix, for reasons.
 
     Raises:
@@ -96,12 +116,13 @@ def search(
 
     >>> best, *others = search(PimMatMul(1, 512, 1024), "gddr6-aim", 4)
     >>> best.channels, best.k_parts, best.kernel.order, best.time_ps, round(best.gap, 1)
-    (4, 1, 'input-stationary', 1139500, 2.2)
+    (4, 1, 'input-stationary', 1244500, 2.4)
     """
     if min(kernel.m, kernel.n, kernel.k, channels) < 1:
         raise InputError(f"sizes must be at least 1, got {kernel} on {channels} channels")
-    tick = device_of(device).tick_ps
-    roofline = round(kernel.macs / (macs_per_cycle(device) * channels) * tick)
+    model = device_of(device)
+    reduction = reduction or over_the_bus(model, channels)
+    roofline = round(kernel.macs / (macs_per_cycle(model) * channels) * model.tick_ps)
     done: list[Candidate] = []
     if processor is not None:
         time = processor(kernel)
@@ -110,69 +131,72 @@ def search(
     waiting: list[Candidate] = []
     unfit: list[Candidate] = []
     for candidate in sorted(
-        (replace(c, roofline_ps=roofline) for c in _mappings(kernel, device, channels, reduction)),
+        (replace(c, roofline_ps=roofline) for c in _mappings(kernel, model, channels, refresh, reduction)),
         key=lambda c: c.bound_ps,
     ):
         if best is not None and candidate.bound_ps >= best:
             waiting.append(candidate)
             continue
         try:
-            result = _simulated(candidate, tick, reduction)
+            result = _simulated(candidate, model, refresh, reduction)
         except InputError as error:
             if error.key != "banks":
                 raise
             unfit.append(
-                replace(candidate, reason=f"banks of '{device}', tensor '{tensor}': {error.message}")
+                replace(candidate, reason=f"banks of '{model.name}', tensor '{tensor}': {error.message}")
             )
             continue
         done.append(result)
         assert result.time_ps is not None
         best = result.time_ps if best is None else min(best, result.time_ps)
-    fits = [c for c in waiting if not _does_not_fit(c, device, tensor, unfit)]
+    fits = [c for c in waiting if not _does_not_fit(c, model, tensor, unfit)]
     return sorted(done, key=lambda c: c.time_ps or 0) + fits + unfit
 
 
 def _mappings(
-    kernel: PimMatMul, device: str, channels: int, reduction: Reduction | None
+    kernel: PimMatMul, device: Device, channels: int, refresh: RefreshAtTasks, reduction: Reduction
 ) -> Iterator[Candidate]:
-    tick = device_of(device).tick_ps
     for used in _divisors(channels):
         for parts in _divisors(used):
             if parts > kernel.k:
                 continue
             part = replace(kernel, k=-(-kernel.k // parts))
+            engine = PimEngine(device, used // parts, refresh)
             orders: Sequence[str] = (kernel.order,) if kernel.order else orders_of(device, part.k)
             for order in orders:
-                cycles = least_cycles(replace(part, order=order), device, used // parts)
-                least = int(cycles * tick) + _reduced(kernel, parts, reduction)
-                yield Candidate(replace(kernel, order=order), device, used, parts, least)
+                cycles = least_cycles(replace(part, order=order), device, used // parts) + engine.launch_ticks
+                least = int(cycles * device.tick_ps) + _reduced(kernel, parts, reduction)
+                yield Candidate(replace(kernel, order=order), device.name, used, parts, least)
 
 
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _reduced(kernel: PimMatMul, parts: int, reduction: Reduction | None) -> int:
-    return reduction(parts, kernel.m * kernel.n) if reduction is not None and parts > 1 else 0
+def _reduced(kernel: PimMatMul, parts: int, reduction: Reduction) -> int:
+    return reduction(parts, kernel.m * kernel.n) if parts > 1 else 0
 
 
 def _part(candidate: Candidate) -> PimMatMul:
     return replace(candidate.kernel, k=-(-candidate.kernel.k // candidate.k_parts))
 
 
-def _simulated(candidate: Candidate, tick: float, reduction: Reduction | None) -> Candidate:
+def _simulated(
+    candidate: Candidate, device: Device, refresh: RefreshAtTasks, reduction: Reduction
+) -> Candidate:
     """The largest part; the others end no later."""
-    program = program_of(_part(candidate), candidate.device, candidate.channels // candidate.k_parts)
-    cycles = run_program(program, device=device_of(candidate.device)).cycles
-    time = round(cycles * tick) + _reduced(candidate.kernel, candidate.k_parts, reduction)
-    return replace(candidate, time_ps=time)
+    engine = PimEngine(device, candidate.channels // candidate.k_parts, refresh)
+    time = engine.run(_part(candidate)).time_ps
+    return replace(candidate, time_ps=time + _reduced(candidate.kernel, candidate.k_parts, reduction))
 
 
-def _does_not_fit(candidate: Candidate, device: str, tensor: str, unfit: list[Candidate]) -> bool:
+def _does_not_fit(candidate: Candidate, device: Device, tensor: str, unfit: list[Candidate]) -> bool:
     """Whether a mapping that was not simulated fits at all; if not, it is listed as such."""
     try:
         program_of(_part(candidate), device, candidate.channels // candidate.k_parts)
     except InputError as error:
-        unfit.append(replace(candidate, reason=f"banks of '{device}', tensor '{tensor}': {error.message}"))
+        unfit.append(
+            replace(candidate, reason=f"banks of '{device.name}', tensor '{tensor}': {error.message}")
+        )
         return True
     return False

@@ -2,14 +2,16 @@
 
 Every activation is *whole* on each slot, *split* over its last dimension, or *partial*: the slots'
 arrays add up to it. A product whose input is whole is split by columns, one whose input is split
-gives partial sums, and a sum over the slots makes those whole again. Attention is split by heads.
+gives partial sums, and a sum over the slots makes those whole again. Attention is split by heads; where
+there are fewer key-value heads than slots, each slot has the one that its query heads use, which is
+repeated.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import lcm
 from typing import Literal
@@ -17,7 +19,7 @@ from typing import Literal
 from neardata.workloads.graph import Graph, Operator
 
 Bounds = tuple[tuple[int, int], ...]
-"""Half-open range of each slot."""
+"""Half-open range of each slot; several slots may have the same."""
 State = Bounds | Literal["whole", "partial"]
 
 _ROWWISE = ("activation", "multiply", "add")
@@ -34,6 +36,8 @@ class Rule:
     bounds: Bounds = ()
     """Of n, k, heads, experts or elements."""
     output: State = "whole"
+    copies: int = 1
+    """How many slots do each part."""
 
 
 class Sharding:
@@ -47,6 +51,7 @@ class Sharding:
         self.rules: dict[str, Rule] = {}
         for operator in graph:
             rule = self._rule(operator)
+            rule = replace(rule, copies=slots if rule.form == "whole" else repeats(rule.bounds))
             self.rules[operator.name] = rule
             for name in operator.outputs:
                 self.state[name] = rule.output
@@ -107,6 +112,10 @@ class Sharding:
     def _columns(self, operator: Operator) -> Bounds | None:
         """Ranges of n, or None where the result is wanted whole."""
         n = operator["n"]
+        kv = self._repeated(operator.outputs[0])
+        if kv and n % kv == 0:
+            heads = (i * kv // self.slots for i in range(self.slots))
+            return tuple((head * n // kv, (head + 1) * n // kv) for head in heads)
         unit = self._unit(operator.outputs[0])
         if unit is None or n // unit < self.slots:
             return None
@@ -151,10 +160,26 @@ class Sharding:
             return None
         if kv >= self.slots:
             return width * (heads // kv) if queries else width
-        # fewer key heads than slots: each slot keeps all keys, and has query heads of one of them
+        # fewer key heads than slots: a slot has query heads of one of them; see `_repeated`
         if self.slots % kv or heads % self.slots:
             return None
         return width if queries else None
+
+    def _repeated(self, tensor: str) -> int:
+        """Number of heads, fewer than slots, of keys or values of which each slot needs one; 0: not so."""
+        found = set()
+        for operator in self._consumers.get(tensor, []):
+            kind = operator.kind
+            whole = kind == "norm" and operator["n"] == self.graph.tensors[tensor].shape[-1]
+            if kind == "attention" and tensor != operator.inputs[0] and self._queries_split(operator):
+                heads, kv = operator["heads"], operator["kv_heads"]
+                fits = kv < self.slots and self.slots % kv == 0 == heads % self.slots
+                found.add(kv if fits else 0)
+            elif kind in ("rope", "kv_append", "norm") and not whole:
+                found.add(self._repeated(operator.outputs[0]))
+            else:
+                return 0
+        return found.pop() if len(found) == 1 else 0
 
     def _queries_split(self, attention: Operator) -> bool:
         """Whether the queries come by heads from their product: no norm over all heads between."""
@@ -183,3 +208,13 @@ class Sharding:
         return n < self.graph.tensors[operator.inputs[0]].shape[-1] and all(
             a % n == b % n == 0 for a, b in split
         )
+
+
+def repeats(bounds: Bounds) -> int:
+    """How many slots have each range.
+
+    >>> repeats(((0, 4), (0, 4), (4, 8), (4, 8))), repeats(((0, 1), (1, 1), (1, 1)))
+    (2, 1)
+    """
+    ranges = [r for r in bounds if r[0] < r[1]]
+    return max(len(ranges) // max(len(set(ranges)), 1), 1)

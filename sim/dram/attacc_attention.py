@@ -45,7 +45,7 @@ def attention(
     shapes = [Head(length * LINE, width, value_size=value_width) for length, _ in lines]
     for heads, count in channel_work.items():
         rows = sum(n * head.rows for head, n in zip(shapes, heads, strict=True))
-        _check_rows(rows, channels, f"keys and values of {sum(context)} positions")
+        _check_rows(rows, device, channels, f"keys and values of {sum(context)} positions")
         body: tuple[Step, ...] = ()
         row = 0
         for head, n in zip(shapes, heads, strict=True):
@@ -57,12 +57,15 @@ def attention(
     return Program(device.name, tuple(groups), "attention")
 
 
-def _check_rows(rows: int, channels: int, what: str) -> None:
-    if rows > VALUE_ROW:
+def _check_rows(rows: int, device: Device, channels: int, what: str) -> None:
+    """Keys lie below `VALUE_ROW`, values from there on."""
+    there = max(min(VALUE_ROW, device.organisation.row - VALUE_ROW), 0)
+    if rows > there:
         size = COLUMNS * LANES * 2 * BANKS * LINE * channels * 2
         raise InputError(
             f"{what} would take {rows * size} bytes in the banks of {channels} channels ({rows} rows of each "
-            f"for keys, as many for values); there are {VALUE_ROW * size} (twice {VALUE_ROW} rows)",
+            f"for keys, as many for values from row {VALUE_ROW} on); "
+            f"there are {there * size} (twice {there} rows)",
             key="banks",
         )
 

@@ -28,9 +28,7 @@ class Costs:
         self.system, self.memoise = system, memoise
         self._known: dict[tuple[str, Kernel], Outcome] = {}
         self._pim = {
-            group: PimEngine(
-                system.device(group), unit.device, unit.channels, unit.refresh, jump=jump, fold=fold
-            )
+            group: PimEngine(system.device(group), unit.channels, unit.refresh, jump=jump, fold=fold)
             for group, unit in system.units.items()
             if isinstance(unit, PimUnit)
         }

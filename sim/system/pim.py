@@ -10,7 +10,7 @@ from typing import Any
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.arch.system.system import RefreshAtTasks
-from neardata.sim.dram.energy import energy
+from neardata.sim.dram.energy import EnergyReport, energy
 from neardata.sim.dram.pim import ProgramReport, run_program
 from neardata.sim.dram.program import Program
 from neardata.sim.program import Kernel, PimAttention, PimMatMul
@@ -31,14 +31,13 @@ class PimEngine:
     def __init__(
         self,
         device: Device,
-        device_name: str,
         channels: int,
         refresh: RefreshAtTasks,
         *,
         jump: bool = True,
         fold: bool = True,
     ) -> None:
-        self.device, self.device_name, self.channels = device, device_name, channels
+        self.device, self.channels = device, channels
         self.refresh, self.jump, self.fold = refresh, jump, fold
 
     def run(self, kernel: Kernel) -> Outcome:
@@ -53,7 +52,7 @@ class PimEngine:
 
     def report(self, kernel: PimMatMul | PimAttention) -> ProgramReport:
         """The command program of a kernel, run."""
-        program = program_of(kernel, self.device_name, self.channels)
+        program = program_of(kernel, self.device, self.channels)
         if self.refresh == "none":
             return self._run(program, refresh="none")
         first = self.device.timing["nREFI"] - self.device.timing["nRFC"]
@@ -69,7 +68,7 @@ class PimEngine:
     def outcome(self, kernel: PimMatMul | PimAttention, report: ProgramReport) -> Outcome:
         """From the report of the command program."""
         device, slowest = self.device, report.slowest
-        launch = 0 if self.refresh == "none" else device.ticks("nRFC")
+        launch = self.launch_ticks
         ticks = slowest.cycles + launch
         counts = {device.command(name): n for name, n in slowest.command_counts.items()}
         main = max((c for c in counts if device.commands[c].computes), key=lambda c: counts[c])
@@ -88,7 +87,7 @@ class PimEngine:
                     "tCCD_L" if "tCCD_L" in lost else "tCCD_S", 0
                 ) - n * (gap - busy)
         lost["padding"] = max(computing - ideal, 0)
-        used, (accesses, openings) = report.energy, row_use(report)
+        used, (accesses, openings) = self.energy(report, launch), row_use(report)
         return Outcome(
             time_ps=self.ps(ticks),
             bound_ps=self.ps(ideal),
@@ -101,6 +100,25 @@ class PimEngine:
             row_accesses=accesses,
             row_openings=openings,
         )
+
+    @property
+    def launch_ticks(self) -> int:
+        """Of the refresh before a task."""
+        return 0 if self.refresh == "none" else self.device.ticks("nRFC")
+
+    def energy(self, report: ProgramReport, launch: int) -> EnergyReport | None:
+        """Of a program and the refresh before it, which all channels do and during which all stand by.
+
+        Channels without work stand by, and are refreshed as often as the slowest.
+        """
+        device, counts = self.device, report.command_counts
+        number = device.roles.get("refresh_all")
+        if launch and number is not None:
+            name = device.command_names[number]
+            idle = (self.channels - report.channels) * report.slowest.command_counts.get(name, 0)
+            counts[name] = counts.get(name, 0) + device.n_units(number) * self.channels + idle
+        opened = sum(group.open_cycles * group.channels for group in report.groups)
+        return energy(device, counts, opened, report.cycles + launch, self.channels)
 
     def ps(self, ticks: int) -> int:
         """Picoseconds of a number of ticks, rounded once."""

@@ -15,10 +15,13 @@ from typing import Any, Literal
 from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError
 from neardata.sim.dram import (
+    aim,
     aim_attention,
     aim_matmul,
+    attacc,
     attacc_attention,
     attacc_matmul,
+    hbm_pim,
     hbm_pim_attention,
     hbm_pim_matmul,
 )
@@ -37,8 +40,21 @@ COMMANDS: dict[Family, frozenset[str]] = {
 """What a generator issues beside ordinary commands."""
 
 
+ORGANISATION: dict[Family, tuple[tuple[int, ...], int | None, int]] = {
+    "aim": ((1, 4, 4), None, 1),
+    "hbm-pim": ((1, 4, 2, 2), hbm_pim.COLUMNS, hbm_pim.REGISTER_ROW + 1),
+    "attacc": ((1, 2, 2, 4, 4), attacc.COLUMNS, 1),
+}
+"""What a generator is written for: nodes of each level, bursts of a row where they are fixed, least rows."""
+
+
+def device_of(device: Device | str) -> Device:
+    """A device as it is, or the preset of that name, or of FILE.yaml[:PRESET]."""
+    return device if isinstance(device, Device) else _preset(device)
+
+
 @lru_cache(maxsize=64)
-def device_of(name: str) -> Device:
+def _preset(name: str) -> Device:
     """`load_device`, remembered: reading a preset takes longer than running a kernel."""
     return load_device(name)
 
@@ -47,7 +63,7 @@ def family_of(device: Device) -> Family:
     """Whose generators fit the device's commands.
 
     Raises:
-        InputError: nobody's.
+        InputError: nobody's, or an organisation that the generator is not written for.
 
     >>> family_of(device_of("attacc-hbm3-npc"))
     'attacc'
@@ -55,6 +71,7 @@ def family_of(device: Device) -> Family:
     names = set(device.command_names)
     for family, needed in COMMANDS.items():
         if needed <= names:
+            _check_organisation(device, family)
             return family
     missing = ", ".join(
         f"{family} ({', '.join(sorted(needed - names)[:3])} ...)" for family, needed in COMMANDS.items()
@@ -64,13 +81,36 @@ def family_of(device: Device) -> Family:
     )
 
 
+def _check_organisation(device: Device, family: Family) -> None:
+    counts, bursts, rows = ORGANISATION[family]
+    if device.counts != counts or device.burst_bytes != 2 * aim.LANES:
+        there, wanted = (
+            f"{' x '.join(map(str, n[1:]))} banks of {size}-byte bursts"
+            for n, size in ((device.counts, device.burst_bytes), (counts, 2 * aim.LANES))
+        )
+        problem, key = f"has {there}; its program generator works on {wanted}", "organisation"
+    elif bursts is not None and device.bursts_per_row != bursts:
+        problem = f"has {device.bursts_per_row} bursts in a row; its program generator works on {bursts}"
+        key = "organisation.column"
+    elif device.organisation.row < rows:
+        problem = f"has {device.organisation.row} rows; its program generator addresses row {rows - 1}"
+        key = "organisation.row"
+    else:
+        return
+    raise InputError(f"'{device.name}' {problem}", key=key)
+
+
 def program_of(
-    kernel: PimMatMul | PimAttention, device: str, channels: int, *, first_refresh: int | None = None
+    kernel: PimMatMul | PimAttention,
+    device: Device | str,
+    channels: int,
+    *,
+    first_refresh: int | None = None,
 ) -> Program:
     """The command program of a kernel on so many channels of a device.
 
     Args:
-        device: preset name, or FILE.yaml[:PRESET].
+        device: with the overrides of its unit; or the name of a preset as it is, or FILE.yaml[:PRESET].
         channels: AiM: channels; HBM-PIM: pseudo-channels; AttAcc: channels of two pseudo-channels.
         first_refresh: clock cycle in which the first refresh falls due (default: after one interval, so
             that a kernel shorter than that meets none; tasks one after the other go on with the rest).
@@ -113,7 +153,7 @@ def _aim_order(order: str) -> tuple[Any, bool]:
     return order.removesuffix(OWN_ROWS) or None, order.endswith(OWN_ROWS)
 
 
-def orders_of(device: str, k: int) -> tuple[str, ...]:
+def orders_of(device: Device | str, k: int) -> tuple[str, ...]:
     """Orders in which the device can go through a matrix of k inputs, for `PimMatMul.order`.
 
     >>> orders_of("hbm-pim", 100)
@@ -129,7 +169,7 @@ def orders_of(device: str, k: int) -> tuple[str, ...]:
     return tuple(order + own for order in aim_matmul.ORDERS for own in ("", OWN_ROWS)[: 1 + shared])
 
 
-def least_cycles(kernel: PimMatMul, device: str, channels: int) -> int:
+def least_cycles(kernel: PimMatMul, device: Device | str, channels: int) -> int:
     """Cycles (ticks of the device) below which `program_of` cannot be, refreshes apart; the order is named.
 
     >>> least_cycles(PimMatMul(1, 4096, 4096, "input-stationary"), "gddr6-aim", 32)
@@ -150,7 +190,7 @@ def least_cycles(kernel: PimMatMul, device: str, channels: int) -> int:
     return hbm_pim_matmul.least_cycles(m, tiles, -(-k // hbm_pim_matmul.TILE_INPUTS), model)
 
 
-def macs_per_cycle(device: str) -> float:
+def macs_per_cycle(device: Device | str) -> float:
     """Most multiply-accumulates of a channel in a cycle: lanes of all units over the distance of commands.
 
     >>> macs_per_cycle("gddr6-aim"), macs_per_cycle("hbm-pim")

@@ -74,7 +74,7 @@ def alternatives(program: Program, system: System, *, operator: str | None = Non
     Args:
         operator: only products of operators whose name contains this.
     """
-    from neardata.mappers.search import search
+    from neardata.mappers.search import SUM_BYTES, search
 
     seen: set[tuple[str, Kernel]] = set()
     for task in program.tasks:
@@ -89,13 +89,16 @@ def alternatives(program: Program, system: System, *, operator: str | None = Non
         seen.add((group, kernel))
         unit = system.units[group]
         assert isinstance(unit, PimUnit)
-        found = search(PimMatMul(kernel.m, kernel.n, kernel.k), unit.device, unit.channels)
+        device = system.device(group)
+        found = search(PimMatMul(kernel.m, kernel.n, kernel.k), device, unit.channels, refresh=unit.refresh)
         size = f"{kernel.m} x {kernel.n} x {kernel.k}"
         yield f"{', '.join(task.operators)}: {size} on {unit.channels} channels of {unit.device}"
         for i, candidate in enumerate(found[:SHOWN]):
             gap = "" if candidate.gap is None else f", {candidate.gap:.2f} times the roofline"
             yield f"  {i + 1}. {' '.join(str(candidate).split())}{gap}"
         simulated = sum(c.time_ps is not None for c in found)
+        rate = device.peak_gb_per_s * unit.channels
+        yield f"  sums of parts of k cross the data bus, {SUM_BYTES} bytes each at {rate:,.0f} GB/s"
         yield f"  {len(found)} in all, {simulated} simulated, the others bounded away or too large"
         yield ""
 
@@ -167,7 +170,7 @@ def _commands(kernel: PimMatMul | PimAttention, system: System, group: str) -> I
 
     unit = system.units[group]
     assert isinstance(unit, PimUnit)
-    program = program_of(kernel, unit.device, unit.channels).to_dict()
+    program = program_of(kernel, system.device(group), unit.channels).to_dict()
     groups = program.get("groups") or [{"channels": program.get("channels", 1), "body": program["body"]}]
     for part in groups:
         yield f"commands of {part['channels']} channels"

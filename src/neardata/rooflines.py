@@ -57,6 +57,6 @@ def _roof(system: System, group: str) -> tuple[float, float]:
     assert isinstance(unit, PimUnit)
     from neardata.sim.system.pim import PimEngine
 
-    engine = PimEngine(system.device(group), unit.device, unit.channels, unit.refresh)
+    engine = PimEngine(system.device(group), unit.channels, unit.refresh)
     rate = 2 * engine.peak_macs_per_tick * unit.channels / engine.device.tick_ps * 1e3
     return rate, rate  # a 16-bit weight, two bytes, feeds one multiply-accumulate: one operation a byte

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neardata.arch.dram import load_device
+from neardata.arch.errors import InputError
 from neardata.mappers.bank_data import DataError, multiply
-from neardata.mappers.layout import AimWeights, AttAccWeights, HbmPimWeights
+from neardata.mappers.layout import AimWeights, AttAccWeights, HbmPimWeights, layout_of, placed_bytes
 from neardata.sim.dram import aim_matmul, attacc_matmul
 from neardata.sim.dram.program import Affine, ChannelGroup, Issue, Loop, Parallel, Phase, Program
 from neardata.sim.program import PimMatMul
@@ -52,6 +55,42 @@ def test_places_that_hold_nothing(device):
         names = ["channel", *model.levels[1:], "row", "column", "lane"]
         output, input = layout.element(dict(zip(names, index, strict=True)))
         assert ((output < n) & (input < k)).sum() == n * k
+
+
+@pytest.mark.parametrize("device", LAYOUTS)
+@given(n=st.integers(1, 3000), k=st.integers(1, 5000), channels=st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_placed_bytes_are_those_of_the_rows(device, n, k, channels):
+    """From the first row to the last that holds a weight, up to where the next block of outputs begins."""
+    layout, model = layout_of(n, k, device, channels), device_of(device)
+    last = int(layout.place(np.arange(n)[:, None], np.arange(k)[None, :: min(k, 16)])["row"].max()) + 1
+    block = {"gddr6-aim": 1, "hbm-pim": 2, "attacc-hbm3": getattr(layout, "block_rows", 1)}[device]
+    row = model.bursts_per_row * 32 * model.n_banks * channels
+    rows, rest = divmod(placed_bytes(n, k, device, channels), row)
+    assert rest == 0 and last <= rows < last + block
+    assert rows * row >= n * k * 2
+
+
+@pytest.mark.parametrize("device", LAYOUTS)
+def test_placed_bytes_are_those_that_programs_refuse(device):
+    """More rows than there are: `program_of` says how many bytes the matrix would take."""
+    n, k, channels = 1 << 19, 4096, 3
+    with pytest.raises(InputError) as caught:
+        program_of(PimMatMul(1, n, k), device, channels)
+    needed = int(re.search(r"would take (\d+) bytes", str(caught.value))[1])
+    results = n // (64 * channels * 4) + 1 if device == "hbm-pim" else 0  # rows of one vector's results
+    model = device_of(device)
+    row = model.bursts_per_row * 32 * model.n_banks * channels
+    assert placed_bytes(n, k, device, channels) == needed - results * row
+
+
+def test_placed_bytes_follow_the_unit():
+    """Rows of 32 bursts instead of 64: 768 inputs take two, half empty."""
+    assert placed_bytes(16, 768, "gddr6-aim", 1) == 2048 * 16
+    short = load_device("gddr6-aim", {"organisation.column": 512})
+    assert short.bursts_per_row == 32
+    assert placed_bytes(16, 768, short, 1) == 2 * 1024 * 16
+    assert placed_bytes(16, 1, "gddr6-aim", 4) == 2048 * 16 * 4  # all channels, one of them used
 
 
 SHAPES = [(1, 1, 1, 1), (1, 33, 70, 2), (3, 50, 40, 1), (2, 70, 1100, 2), (2, 140, 129, 1), (1, 300, 2100, 1),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from neardata.arch.system import System, parse_system
 from neardata.mappers.functional import ProgramError, reach_of, verify
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping
-from neardata.sim.program import Program
+from neardata.sim.program import MatMul, Program
 from neardata.sim.system.engine import Costs, run
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
@@ -80,6 +82,27 @@ def test_memories(moe: Model, device: str, own_memory: bool, on_pim: str) -> Non
     graph = llm(moe, batch=2, context=17, routing=Uniform(seed=3))
     program = check(graph, system(2, device, own_memory=own_memory), Mapping(on_pim=on_pim, pipeline=2))  # type: ignore[arg-type]
     assert any(task.unit.startswith("pim") for task in program.tasks)
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("device", [None, "gddr6-aim"])
+def test_fewer_key_heads_than_slots(
+    tmp_path: pathlib.Path, kv_heads: int, phase: Literal["decode", "prefill"], device: str | None
+) -> None:
+    """Each of four slots makes and keeps the one head that its query head uses."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**MOE, "num_key_value_heads": kv_heads}))
+    graph = llm(load_model(str(path)), phase, batch=2, context=9, routing=Uniform(seed=3))
+    program = check(graph, system(4, device), Mapping() if device is None else Mapping(on_pim="attention"))
+    for part, cache in (("k", "keys"), ("v", "values")):
+        operator = graph[f"layer0.attention.{part}"]
+        assert program.operators[operator.name]["copies"] == 4 // kv_heads
+        assert program.operators[operator.name]["macs"] == operator.macs * 4 // kv_heads
+        held = [o for o in program.placement if o.tensor == f"layer0.attention.{cache}"]
+        heads = [o.slices[1] for o in held if o.slices is not None]
+        assert heads == [(i * kv_heads // 4, i * kv_heads // 4 + 1) for i in range(4)]
+        assert sum(o.bytes for o in held) == graph.tensors[held[0].tensor].bytes * 4 // kv_heads
 
 
 FORMATS = [
@@ -165,3 +188,13 @@ def test_a_program_that_drops_a_tile_fails(moe: Model) -> None:
     broken = Program(program.name, program.system, tasks, program.placement, program.operators)
     with pytest.raises(ProgramError, match=r"layer0\.attention\.q"):
         verify(broken, graph, random_values(graph, 1))
+
+
+def test_keys_of_grouped_queries_take_a_head_a_slot() -> None:
+    """Eight key heads on sixteen slots: 128 of the products' 1024 columns, and 1/8 of the keys, on each."""
+    graph = llm(load_model("llama-3-8b"), context=4096, layers=2)
+    program = lower(graph, system(16), Mapping(fuse=False))
+    kernels = [t.kernel for t in program.tasks if t.operators == ("layer0.attention.k",)]
+    assert kernels == [MatMul(1, 128, 4096)] * 16
+    held = [o.bytes for o in program.placement if o.tensor == "layer0.attention.keys"]
+    assert held == [4096 * 128 * 2] * 16

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neardata.arch.errors import InputError
-from neardata.mappers.search import search
+from neardata.arch.system import parse_system
+from neardata.mappers.search import over_the_bus, search
 from neardata.sim.dram.pim import run_program
 from neardata.sim.program import PimMatMul
+from neardata.sim.system.engine import Costs
+from neardata.sim.system.pim import PimEngine
 from neardata.sim.system.pim_programs import device_of, least_cycles, orders_of, program_of
 
 DEVICES = ("gddr6-aim", "hbm-pim", "attacc-hbm3")
@@ -42,8 +45,13 @@ def test_the_best_is_the_best_of_all(device):
     times = []
     for candidate in found:
         part = replace(candidate.kernel, k=-(-kernel.k // candidate.k_parts))
-        program = program_of(part, device, candidate.channels // candidate.k_parts)
-        time = round(run_program(program, device=device_of(device)).cycles * device_of(device).tick_ps)
+        time = (
+            PimEngine(device_of(device), candidate.channels // candidate.k_parts, "at-launch")
+            .run(part)
+            .time_ps
+        )
+        if candidate.k_parts > 1:
+            time += over_the_bus(device_of(device), 4)(candidate.k_parts, 2 * 96)
         assert candidate.bound_ps <= time
         assert candidate.time_ps in (None, time)
         assert candidate.roofline_ps <= time
@@ -89,3 +97,26 @@ def test_bad_requests():
         search(PimMatMul(0, 1, 1), "hbm-pim", 1)
     with pytest.raises(InputError, match="'sideways' is not"):
         search(PimMatMul(1, 1, 1, "sideways"), "hbm-pim", 1)
+
+
+@pytest.mark.parametrize("refresh", ["at-launch", "none"])
+@pytest.mark.parametrize("overrides", [{}, {"timing.nRCDRDMAC": 90}])
+def test_times_are_those_of_a_run(refresh, overrides):
+    """Of the unit as it is, with its overrides and its refresh."""
+    unit = {"kind": "pim", "device": "gddr6-aim", "channels": 4, "refresh": refresh, "overrides": overrides}
+    system = parse_system({"name": "s", "source": "t", "units": {"pim": unit}})
+    found = search(PimMatMul(1, 512, 1024), system.device("pim"), 4, refresh=refresh)
+    whole = [c for c in found if c.channels == 4 and c.k_parts == 1 and c.time_ps is not None]
+    assert whole
+    for candidate in whole:
+        assert candidate.time_ps == Costs(system).of("pim", candidate.kernel).time_ps
+
+
+def test_partial_sums_cross_the_bus():
+    """4 parts of 512 sums of 4 bytes at 4 channels' 32 GB/s."""
+    kernel = PimMatMul(1, 512, 1024)
+    free = search(kernel, "gddr6-aim", 4, reduction=lambda parts, sums: 0)
+    paid = search(kernel, "gddr6-aim", 4)
+    times = [{(c.kernel, c.channels, c.k_parts): c.bound_ps for c in found} for found in (free, paid)]
+    for key, time in times[0].items():
+        assert times[1][key] - time == (0 if key[2] == 1 else key[2] * 512 * 4 * 1000 // 128)

@@ -119,6 +119,21 @@ def test_refresh_at_launch_costs_a_refresh() -> None:
     assert "tRFC" not in without.lost_ps
 
 
+def test_refresh_at_launch_takes_energy() -> None:
+    """One all-bank refresh of each of four channels, and all of them standing by, one of them at work."""
+    kernel = PimMatMul(1, 16, 512)
+    spent = {}
+    for refresh in ("at-launch", "none"):
+        units = {"pim": {"kind": "pim", "device": "gddr6-aim", "channels": 4, "refresh": refresh}}
+        spent[refresh] = Costs(parse_system({"name": "s", "source": "t", "units": units})).of("pim", kernel)
+    more = {
+        name: pj - spent["none"].energy_pj.get(name, 0.0) for name, pj in spent["at-launch"].energy_pj.items()
+    }
+    assert more["DRAM refresh"] == pytest.approx(4 * 16 * 5900)  # banks, pJ each
+    assert more["DRAM standby"] == pytest.approx(4 * 183.15 * 210 * 0.5)  # mW, ticks, ns
+    assert more["DRAM rows"] == more["DRAM commands"] == 0
+
+
 def test_outcomes_must_add_up() -> None:
     with pytest.raises(AssertionError, match="are not"):
         Outcome(10, 5, "memory", {"launch": 4})

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from neardata.arch.dram import load_device
 from neardata.arch.errors import InputError
 from neardata.sim.dram import aim_matmul, attacc, attacc_matmul
 from neardata.sim.dram.checker import check
 from neardata.sim.dram.pim import run_program
 from neardata.sim.dram.program import Program
 from neardata.sim.program import PimAttention, PimMatMul
-from neardata.sim.system.pim_programs import device_of, family_of, macs_per_cycle, program_of
+from neardata.sim.system.pim_programs import device_of, family_of, least_cycles, macs_per_cycle, program_of
 
 AIM, HBM, ATT = "gddr6-aim", "hbm-pim", "attacc-hbm3"
 ORDERS = {AIM: aim_matmul.ORDERS, HBM: ("",), ATT: attacc_matmul.ORDERS}
@@ -236,3 +237,34 @@ def test_figures_of_the_document():
         assert report.cycles == int(cycles)
         peak = macs_per_cycle(device) * int(channels) * report.cycles
         assert round(100 * kernel.macs / peak) == int(share)
+
+
+def test_a_device_with_overrides_is_the_one_that_programs_are_made_for():
+    """Fewer rows hold less, slower commands take longer."""
+    kernel = PimMatMul(1, 4096, 4096)
+    small = load_device(ATT, {"organisation.row": 64})
+    with pytest.raises(InputError, match=r"128 rows of each.* \(64 rows\)") as caught:
+        program_of(kernel, small, 4)
+    assert caught.value.key == "banks"
+    program_of(kernel, ATT, 4)
+    slow = load_device(AIM, {"timing.nMODCH": 400})
+    assert macs_per_cycle(load_device(AIM, {"timing.nCCDL": 4})) == 64
+    assert least_cycles(PimMatMul(1, 64, 64, "row-stationary"), slow, 1) > 400
+
+
+@pytest.mark.parametrize(
+    "device, overrides, message",
+    [
+        (HBM, {"organisation.row": 8192}, "has 8192 rows; its program generator addresses row 16383"),
+        (ATT, {"organisation.rank": 1}, "2 x 1 x 4 x 4 banks of 32-byte bursts"),
+        (ATT, {"organisation.column": 64}, "bursts in a row; its program generator works on 32"),
+    ],
+)
+def test_an_organisation_that_no_generator_works_on(device, overrides, message):
+    with pytest.raises(InputError, match=message):
+        program_of(PimMatMul(1, 1, 1), load_device(device, overrides), 1)
+
+
+def test_values_of_attacc_have_rows_of_their_own():
+    with pytest.raises(InputError, match=r"there are \d+ \(twice 0 rows\)"):
+        program_of(PimAttention((4096,) * 8, 8, 8, 128, 128), load_device(ATT, {"organisation.row": 8192}), 1)
