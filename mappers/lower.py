@@ -9,12 +9,13 @@ wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neardata.arch.errors import InputError
-from neardata.arch.system import System
+from neardata.arch.system import PimUnit, System
 from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
+from neardata.mappers.layout import placed_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
@@ -85,6 +86,7 @@ class _Lowering:
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}
         self.choice: dict[tuple[Kernel, ...], bool] = {}
+        self.rooms: dict[tuple[int, int], int] = {}
         self.refused: dict[str, dict[str, None]] = {}
         """Why the memories do not run products that the mapping would give them: groups of operators."""
 
@@ -195,6 +197,15 @@ class _Lowering:
                 there += self.cost(self.link_between(transfer.source, transfer.target), transfer)
             self.choice[key] = there < self.cost(self.processor, otherwise)
         return self.choice[key]
+
+    def room_of(self, n: int, k: int) -> int:
+        """Bytes of the bank rows that an n x k matrix takes in the PIM memory."""
+        if (n, k) not in self.rooms:
+            assert self.pim is not None and self.device is not None
+            unit = self.system.units[self.pim]
+            assert isinstance(unit, PimUnit)
+            self.rooms[n, k] = placed_bytes(n, k, self.device, unit.channels)
+        return self.rooms[n, k]
 
     def link_between(self, one: str, other: str) -> str:
         """The link that joins two units.
@@ -521,6 +532,8 @@ class _Pass:
         """Products: one task per kernel; attention's follow each other, others are independent."""
         place = self.low.place_of(unit)
         after, reads = self._inputs(group, i, place)
+        if unit != processor:
+            self._take_rows(group[0], i, place)
         base = f"{self.name}{group[-1].name}{suffix}"
         names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
         chained = group[0].kind == "attention"
@@ -562,6 +575,19 @@ class _Pass:
         task = f"{name}:{origin}->{target}"
         self._add(Task(task, self.low.link_between(origin, target), Transfer(origin, target, size), after))
         return (task,)
+
+    def _take_rows(self, operator: Operator, i: int, place: str) -> None:
+        """Matrices multiplied in the banks take whole rows of all of them."""
+        rule = self.sharding.rules[operator.name]
+        for name in operator.inputs:
+            tensor = self.graph.tensors[name]
+            shard = input_shard(self.graph, operator, name, rule, i)
+            if tensor.role != "weight" or shard is None or len(tensor.shape) < 2:
+                continue
+            *experts, n, k = (stop - start for start, stop in regions_of(tensor, shard))
+            key = (name, place, shard)
+            room = self.low.room_of(n, k) * (experts[0] if experts else 1)
+            self.low.placed[key] = replace(self.low.placed[key], bytes=room)
 
     def _by_expert(
         self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]

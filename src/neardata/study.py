@@ -47,6 +47,7 @@ from neardata.workloads.llm.routing_trace import load_routing
 
 MOST_DEVICES = 64
 """Devices tried for a group of ``count: fit``."""
+MOST_SEQUENCES = 1 << 16
 
 
 class SystemChoice(StrictModel):
@@ -71,7 +72,7 @@ class Study(StrictModel):
     """Tokens of each sequence, the new ones included."""
     new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Of each sequence: a chunk of prefill, or drafted tokens + 1 to verify."""
-    batch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1,)
+    batch: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_SEQUENCES)], ...], Field(min_length=1)] = (1,)
     weights: str | dict[str, str] = "bf16"
     activations: str = "bf16"
     cache: str = "bf16"

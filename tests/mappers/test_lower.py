@@ -110,13 +110,15 @@ def test_work_bytes_and_times_add_up(case: tuple[Model, list[Graph], System, Map
         asked += sum(operator.macs * copies[prefix + operator.name] for operator in graph)
     assert sum(task.kernel.macs for task in program.tasks) == asked * mapping.steps
 
-    # weights lie there once, or once on every slot that has all of them
+    # weights lie there once, or once on every slot that has all of them; in banks, in whole rows
+    in_banks = any(task.kernel.kind == "pim_matmul" for task in program.tasks)
     held: dict[str, int] = {}
     for operand in program.placement:
         held[operand.tensor] = held.get(operand.tensor, 0) + operand.bytes
     for tensor in graphs[0].tensors.values():
         if tensor.role == "weight":
-            assert tensor.bytes <= held[tensor.name] <= len(target.instances) * tensor.bytes
+            assert tensor.bytes <= held[tensor.name]
+            assert in_banks or held[tensor.name] <= len(target.instances) * tensor.bytes
     for place, size in program.bytes_at.items():
         assert size <= target.capacities[place]
 
@@ -196,11 +198,10 @@ def test_a_memory_is_counted_with_its_processor() -> None:
         ({"model": "switch-base-8"}, "model: switch-base-8 has an encoder; studies are of decoders alone"),
         ({"model": "llama-3.1-8b", "positions": 9}, "positions: llama-3.1-8b has no learned positions"),
         ({"activations": "fp8"}, "a100-80gb has no 'fp8' arithmetic"),
-        ({"weights": "int5"}, "unknown number format 'int5'"),
         ({"phase": "verify"}, "verification needs new_tokens"),
         (
-            {"model": "llama-3.1-70b", "name": "a100", "units": {"gpu": 1}, "batch": (4096,)},
-            r"bytes are to lie in 'gpu', which holds 80,000,000,000; about \d+ gpu units would do",
+            {"model": "llama-3.1-70b", "name": "a100", "units": {"gpu": 1}, "batch": (256,)},
+            r"bytes are to lie in gpu, which holds 80,000,000,000; \d+ gpu would do",
         ),
     ],
 )

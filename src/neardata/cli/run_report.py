@@ -147,7 +147,9 @@ def print_program(report: SystemReport) -> None:
             f"{part.critical_ps / report.time_ps:.1%}" if report.time_ps else "", si_energy(part.energy_pj),
         )  # fmt: skip
     console.print(table)
-    console.print(f"\n {si_time(report.time_ps / 1e3)}, {si_energy(report.total_energy_pj)}\n")
+    steps = 1 + max((task.step for task in report.program.tasks), default=0)
+    made = f": {steps} steps, {report.program.tokens} tokens" if report.program.tokens else ""
+    console.print(f"\n {si_time(report.time_ps / 1e3)}, {si_energy(report.total_energy_pj)}{made}\n")
     whole = report.time_ps or 1
     console.print(bar_rows({n: ps / whole for n, ps in report.reasons_ps.items()}, "where the time went"))
     for note in report.program.notes:
