@@ -218,7 +218,9 @@ class AttAccWeights:
         return np.where(line < 16, output, self.n), input
 
 
-def layout_of(n: int, k: int, device: Device | str, channels: int) -> Layout:
+def layout_of(
+    n: int, k: int, device: Device | str, channels: int
+) -> AimWeights | HbmPimWeights | AttAccWeights:
     """Of an n x k matrix, where the device's program generators expect it.
 
     Raises:
