@@ -471,6 +471,8 @@ def test_an_old_output_survives_a_failed_run(capsys):
 
 
 def test_an_interrupted_run_prints_what_was_done(capsys, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+
     @contextmanager
     def interrupt_after_the_first_chunk(*_):
         yield lambda done: os.kill(os.getpid(), signal.SIGINT)

@@ -201,7 +201,7 @@ def test_a_memory_is_counted_with_its_processor() -> None:
         ({"phase": "verify"}, "verification needs new_tokens"),
         (
             {"model": "llama-3.1-70b", "name": "a100", "units": {"gpu": 1}, "batch": (256,)},
-            r"bytes are to lie in gpu, which holds 80,000,000,000; \d+ gpu would do",
+            r"bytes are to lie in gpu, which holds 80,000,000,000; \d+ of gpu would do",
         ),
     ],
 )
