@@ -47,21 +47,6 @@ def test_help_needs_neither_numba_nor_numpy():
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
-def test_help_is_quick():
-    import resource
-
-    def cpu():
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    seconds = []
-    for _ in range(3):
-        before = cpu()
-        subprocess.run([*NEARDATA, "--help"], capture_output=True, check=True)
-        seconds.append(cpu() - before)
-    assert min(seconds) < 0.4
-
-
 def test_version(capsys):
     code, out, _ = neardata(capsys, "--version")
     assert code == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from neardata.arch.errors import InputError
@@ -122,16 +120,6 @@ def test_formats_by_part() -> None:
     )
     assert formats["layer0.attention_norm"] == formats["layer0.experts.multiply"] == "int8/g32"
     assert formats["layer0.attention_add"] == "bf16" and formats["layer0.attention.keys"] == "fp8"
-
-
-@pytest.mark.parametrize("name, limit", [("mixtral-8x7b", 0.2), ("qwen3-30b-a3b", 0.5)])
-def test_building_is_quick(name: str, limit: float) -> None:
-    model, best = load_model(name), 1e9
-    for _ in range(3):
-        start = time.process_time()
-        llm(model, batch=64, context=1024)
-        best = min(best, time.process_time() - start)
-    assert best < limit
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import itertools
 import random
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -354,12 +353,6 @@ def test_a_hundred_million_commands_by_jumping(refresh):
     assert jumped.commands > 100_000_000 and jumped.jumped_periods
     plain = run_program(program, jump=False)
     assert figures(jumped.groups[0]) == figures(plain.groups[0])
-    took = []
-    for _ in range(5):
-        start = time.process_time()
-        run_program(program)
-        took.append(time.process_time() - start)
-    assert min(took) < 0.25  # 0.01 on an idle machine; this only tells it from doing it all
 
 
 def test_rows_are_checked_in_skipped_periods_too():
