@@ -8,6 +8,7 @@ an error. Slow, for small sizes: nothing is simulated here, but the data.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,7 +102,7 @@ def _padded(x: Ints, width: int) -> Ints:
     return np.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
-class _Channel:
+class _Channel(ABC):
     """One channel: its banks' data, and what the host still has to say."""
 
     levels: tuple[int, ...]
@@ -124,15 +125,17 @@ class _Channel:
         """Rows that programs touch; weights use so many."""
         return used
 
+    @abstractmethod
     def host(self) -> Iterator[Any]:
-        raise NotImplementedError
+        """What the host puts in and takes out, in order."""
 
+    @abstractmethod
     def issue(self, command: str, at: dict[str, int]) -> None:
-        raise NotImplementedError
+        """Do what a command does to the data."""
 
+    @abstractmethod
     def outputs(self) -> Ints:
         """Outputs of the columns of ``y``."""
-        raise NotImplementedError
 
     y: Ints
 
