@@ -14,7 +14,7 @@ from neardata.sim.storage.flash_kernel import arbitrate, flash_event, pop, push,
 from neardata.sim.storage.lru_kernel import find, insert, remove, touch
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _ones(mask):
     n = 0
     left = np.uint64(mask)
@@ -24,7 +24,7 @@ def _ones(mask):
     return n
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _wire(d, payload):
     """Ticks of a message on the host link."""
     packets = (payload + d[D_PAYLOAD] - 1) // d[D_PAYLOAD]
@@ -34,7 +34,7 @@ def _wire(d, payload):
     return (size * d[D_LINK_NUM] + d[D_LINK_DEN] - 1) // d[D_LINK_DEN]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _up(s, now, time):
     """Take the link to the host; when the message has left."""
     begin = max(now, s.m[M_UP])
@@ -43,7 +43,7 @@ def _up(s, now, time):
     return begin + time
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _down(s, now, time):
     begin = max(now, s.m[M_DOWN])
     s.m[M_DOWN] = begin + time
@@ -51,7 +51,7 @@ def _down(s, now, time):
     return begin + time
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _take_in(s, i, now):
     """A command of the host is fetched: it is in the drive when its event comes."""
     d, m, r = s.d, s.m, s.r
@@ -76,7 +76,7 @@ def _take_in(s, i, now):
     push(s.h, s.g, begin + work + d[D_LATENCY], E_COMMAND << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _send_command(s, i, now):
     """The host puts a request into its queue and rings."""
     d, m, r = s.d, s.m, s.r
@@ -87,7 +87,7 @@ def _send_command(s, i, now):
     _rung(s, i, now + d[D_LINK_LATENCY])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _rung(s, i, now):
     m, r = s.m, s.r
     if m[M_INSIDE] < s.d[D_FETCH] and m[M_WAIT_HEAD] == NONE:
@@ -101,7 +101,7 @@ def _rung(s, i, now):
     m[M_WAIT_TAIL] = i
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _item_done(s, i, now):
     """One of the things a request waits for has happened; after the last one the host is told."""
     d, m, r = s.d, s.m, s.r
@@ -122,7 +122,7 @@ def _item_done(s, i, now):
     push(s.h, s.g, _up(s, now, time) + d[D_LINK_LATENCY], E_ENDED << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _new(s, kind, source, size_in, size_out, lpa, mask, owner):
     """A transaction from the pool."""
     x, m = s.x, s.m
@@ -143,7 +143,7 @@ def _new(s, kind, source, size_in, size_out, lpa, mask, owner):
     return i
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _at(s, i, ppa, column):
     """Address a transaction to a physical page."""
     x, d = s.x, s.d
@@ -158,7 +158,7 @@ def _at(s, i, ppa, column):
     x[i, CLASS] = column
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _identity(d, alloc, lpa):
     """Where a page of the filled space lies that was never written again."""
     n = d[D_PLANES]
@@ -167,7 +167,7 @@ def _identity(d, alloc, lpa):
     return (alloc[lpa % n] * d[D_BLOCKS] + block) * d[D_PAGES] + at % d[D_PAGES]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _where(s, lpa):
     """Physical page of a logical one, or NONE."""
     ppa = s.l2p[lpa]
@@ -178,7 +178,7 @@ def _where(s, lpa):
     return np.int64(NONE)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _holds(s, ppa):
     """What a physical page holds: logical page + 1, -(translation page + 1), or 0."""
     d = s.d
@@ -198,13 +198,13 @@ def _holds(s, ppa):
     return np.int64(0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _invalidate(s, ppa):
     s.p2l[ppa] = GONE
     s.b[ppa // s.d[D_PAGES], INVALID] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _mark(s, plane, what):
     """Look at a plane when this event is over."""
     if s.pl[plane, PENDING] == 0:
@@ -213,7 +213,7 @@ def _mark(s, plane, what):
     s.pl[plane, PENDING] |= what
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _free_block(s, plane):
     """Take the first block of the plane's free ones."""
     pl, b, m = s.pl, s.b, s.m
@@ -231,7 +231,7 @@ def _free_block(s, plane):
     return block
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _next_page(s, plane, front, holds):
     """The next page of one of a plane's blocks being written."""
     d, pl, b = s.d, s.pl, s.b
@@ -249,12 +249,12 @@ def _next_page(s, plane, front, holds):
     return ppa
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _submit(s, i, now):
     submit(s.x, s.u, s.c, s.g, i, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _place(s, i, now):
     """A host's page whose mapping entry is at hand: find or choose its physical page and queue it."""
     x, d, m, b, pl = s.x, s.d, s.m, s.b, s.pl
@@ -326,7 +326,7 @@ def _place(s, i, now):
     _submit(s, i, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _read_translation(s, page, aux, size, now):
     i = _new(s, READ, BY_MAP_READ, 0, size, page, 0, NONE)
     ppa = s.v[page, V_PPA] - 1
@@ -339,7 +339,7 @@ def _read_translation(s, page, aux, size, now):
     _submit(s, i, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _evict_entry(s, now):
     """Make room for a mapping entry; a dirty one takes the others of its translation page along."""
     d, m, v = s.d, s.m, s.v
@@ -377,7 +377,7 @@ def _evict_entry(s, now):
         _read_translation(s, page, NONE, 512, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _map(s, i, now):
     """Place a host's page, once its mapping entry is in the controller."""
     d, m, x, v = s.d, s.m, s.x, s.v
@@ -413,7 +413,7 @@ def _map(s, i, now):
     v[page, V_TAIL] = i
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _ram(s, now, size):
     """Take the cache's DRAM; when it is done."""
     d, m = s.d, s.m
@@ -436,7 +436,7 @@ def _ram(s, now, size):
     return begin + time
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _mask_of(s, i, lpa):
     """Sectors of a page that a request touches, as bits."""
     n = s.p[PAGE_BYTES] // 512
@@ -447,7 +447,7 @@ def _mask_of(s, i, lpa):
     return ((np.int64(1) << (last - first)) - 1) << first
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _cache_write(s, i, now):
     """Put pages of a write into the cache while there is room, and write cold ones on at once."""
     d, m, r, x = s.d, s.m, s.r, s.x
@@ -511,7 +511,7 @@ def _cache_write(s, i, now):
     return r[i, R_LPA] > last
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _begin(s, i, now):
     """A request is in the drive, a write with its data."""
     d, m, r = s.d, s.m, s.r
@@ -571,7 +571,7 @@ def _begin(s, i, now):
     _item_done(s, i, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _draw(m, below):
     """A random whole number: SplitMix64, its upper bits."""
     m[M_SEED] += 1
@@ -581,7 +581,7 @@ def _draw(m, below):
     return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(2)) % below
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _may_go(s, plane, block):
     """Whether a block may be collected: full, not being written, nothing under way in it."""
     b, pl, d = s.b, s.pl, s.d
@@ -595,7 +595,7 @@ def _may_go(s, plane, block):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _collect(s, plane, block, now):
     """Move the valid pages of a block and erase it."""
     d, m, b, x, pl = s.d, s.m, s.b, s.x, s.pl
@@ -631,7 +631,7 @@ def _collect(s, plane, block, now):
     _moved(s, block, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _rehome(s, plane, ppa, held):
     """Give a page that moves its new place."""
     target = _next_page(s, plane, GC_FRONT, held)
@@ -643,7 +643,7 @@ def _rehome(s, plane, ppa, held):
     return target
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _moved(s, block, now):
     """One reason not to erase a block is gone."""
     b, x = s.b, s.x
@@ -652,7 +652,7 @@ def _moved(s, block, now):
         _erase_if_quiet(s, block, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _erase_if_quiet(s, block, now):
     b, x = s.b, s.x
     if b[block, COLLECTED] == 1 and b[block, MOVES] == 0 and b[block, READING] == 0:
@@ -665,7 +665,7 @@ def _erase_if_quiet(s, block, now):
             _submit(s, erase, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _check(s, plane, now):
     """Collect a block of a plane that is short of free ones."""
     d, m, b, pl = s.d, s.m, s.b, s.pl
@@ -701,7 +701,7 @@ def _check(s, plane, now):
     _collect(s, plane, victim, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _erased(s, i, now):
     """A block is free again."""
     d, m, b, pl, x = s.d, s.m, s.b, s.pl, s.x
@@ -747,7 +747,7 @@ def _erased(s, i, now):
     _mark(s, plane, RESUME | CHECK if pl[plane, FREE] < d[D_RESERVE] else RESUME)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _attend(s, now):
     """Planes that asked for it: garbage collection, writes that waited. False: the pool is too small."""
     d, m, pl, x, b = s.d, s.m, s.pl, s.x, s.b
@@ -778,7 +778,7 @@ def _attend(s, now):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _done(s, i, now):
     """A flash transaction ended: what its maker does next."""
     d, m, x, b = s.d, s.m, s.x, s.b
@@ -869,7 +869,7 @@ def _done(s, i, now):
     m[M_FREE_N] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _host_event(s, kind, i, now):
     d, m, r, x = s.d, s.m, s.r, s.x
     if kind == E_COMMAND:
@@ -907,7 +907,7 @@ def _host_event(s, kind, i, now):
         push(s.h, s.g, _down(s, now, _wire(d, r[i, SECTORS] * 512)), E_DATA << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def run_drive(s, n):
     """Run requests until nothing is left to happen.
 
