@@ -15,7 +15,7 @@ from neardata.arch.storage import Ssd
 from neardata.arch.storage.ssd import SECTOR
 from neardata.sim.storage import fields as f
 from neardata.sim.storage.clock import Clock
-from neardata.sim.storage.state import DriveState, drive_state, more_room
+from neardata.sim.storage.state import DriveState, addresses, drive_state, more_room
 from neardata.sim.storage.statistics import FlashUse, flash_use
 from neardata.sim.storage.tables import Table
 
@@ -211,7 +211,7 @@ def run_drive(
         d[f.D_STOP] = clock.ticks(stop_ns)
     partial = False
     while True:
-        status = run(state, n)
+        status = run(addresses(state._asdict()), n)
         if progress is not None:
             progress(int(m[f.M_ENDED]))
         if stop is not None and stop.is_set():

@@ -44,6 +44,7 @@ PARAMETERS = 22
 # rows of the timing table
 T_READ, T_PROGRAM, T_READ_COMMAND, T_PROGRAM_COMMAND, T_ERASE_COMMAND, T_ERASE, T_RETRY = range(7)
 TIMING_ROWS = 7
+T_COLUMNS = 72
 
 # counters
 HEAP, FINISHED, DIRTY, DRAWS, READ_COMMANDS, MULTI_READS, PAGES_READ, PROGRAM_COMMANDS, MULTI_PROGRAMS = (
@@ -91,8 +92,8 @@ BLOCK_COLUMNS = 10
 
 # a plane
 FREE_HEAD, FREE_TAIL, FREE, DATA_FRONT, MAP_FRONT, GC_FRONT, JOBS, WAIT_HEAD, WAIT_TAIL, PENDING = range(10)
-P_UNIT, P_DIE, P_PLANE, P_POSITION = range(10, 14)
-PLANE_COLUMNS = 14
+P_UNIT, P_DIE, P_PLANE, P_POSITION, MOVING_PAGES = range(10, 15)
+PLANE_COLUMNS = 15
 CHECK, RESUME = 1, 2
 
 # drive parameters
@@ -125,6 +126,7 @@ WAITING, CLEAN, DIRTY_ENTRY = range(3)
 
 # translation pages
 V_PPA, V_HEAD, V_TAIL, V_STATE = range(4)
+V_COLUMNS = 4
 V_READING, V_DEPARTING = 1, 2
 
 E_RAM, E_EVICT, E_DOORBELL, E_FETCH, E_COMMAND, E_ASK, E_DATA, E_ENDED = range(4, 12)
@@ -133,3 +135,8 @@ GONE = -(1 << 31)
 """In the table from physical to logical pages: no longer valid."""
 
 RAN, WANTS_REQUESTS, WANTS_ROOM, FAILED, STOPPED = range(5)
+
+TABLES = (
+    "x", "u", "c", "h", "r", "b", "pl", "we", "ce", "v", "t", "p", "g", "done", "taken", "d", "m", "bits", "alloc", "stack", "types", "wk", "ck", "l2p", "p2l", "wt", "ct", "seen",
+)
+"""In the order of their addresses."""

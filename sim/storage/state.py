@@ -230,6 +230,17 @@ def _parameters(ssd: Ssd, clock: Clock) -> Table:
     return d
 
 
+def addresses(tables: dict[str, NDArray[np.signedinteger]]) -> Table:
+    """Where the tables lie, for the kernels; they must be kept as long as this is used."""
+    out = np.zeros(2 * len(f.TABLES), np.int64)
+    for k, name in enumerate(f.TABLES):
+        table = tables.get(name)
+        if table is not None:
+            assert table.flags.c_contiguous
+            out[2 * k : 2 * k + 2] = table.ctypes.data, len(table)
+    return out
+
+
 def more_room(state: DriveState) -> DriveState:
     """Twice the transactions and events."""
     x, n = state.x, len(state.x)

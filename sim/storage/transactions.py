@@ -12,6 +12,7 @@ from neardata.arch.errors import InputError, nearest
 from neardata.arch.storage import Ssd
 from neardata.sim.storage import fields as f
 from neardata.sim.storage.clock import Clock
+from neardata.sim.storage.state import addresses
 from neardata.sim.storage.statistics import FlashUse, flash_use
 from neardata.sim.storage.tables import flash_tables
 
@@ -183,11 +184,9 @@ def run_transactions(ssd: Ssd, tx: Transactions, *, seed: int = 1) -> Transactio
         order = np.argsort(sources, kind="stable")
         edges = np.repeat(np.arange(n), waits)[order]
         first_edge[1:] = np.cumsum(np.bincount(sources, minlength=n))
-    end = run(
-        x, tables.u, tables.c, tables.p, tables.t, tables.g, tables.h, tables.done,
-        np.zeros(1, np.int64),
-        np.argsort(arrive, kind="stable"), arrive, waits, first_edge, edges,
-    )  # fmt: skip
+    kept = {"taken": np.zeros(1, np.int64), **{k: getattr(tables, k) for k in ("x", *"ucptgh", "done")}}
+    order = np.argsort(arrive, kind="stable")
+    end = run(addresses(kept), order, arrive, waits, first_edge, edges)
     undone = np.flatnonzero(x[:n, f.DONE] == f.NONE)
     if len(undone):
         raise InputError(f"transaction {undone[0]} never ran: it waits for others that wait for it")
