@@ -2,8 +2,8 @@
 
     python benchmarks/ssd.py [anchors] [mqsim] [speed] [start]
 
-MQSim's rows are in tests/data/ssd/mqsim.csv. Closed loops of one simulated second are drawn by a generator of our
-own, so only statistics can agree; a streaming loop has nothing drawn but where it starts.
+MQSim's rows are in tests/data/ssd/mqsim.csv. Closed loops of one simulated second are drawn by a generator of
+our own, so only statistics can agree; a streaming loop has nothing drawn but where it starts.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "C4c_gc_noprecond_greedy_op20": (
         "mqsim-c0",
         {
-            "mapping.table": "ideal", "flash.channels": 2, "flash.chips_per_channel": 2, "flash.blocks_per_plane": 256,
-            "flash.pages_per_block": 64, "gc.policy": "greedy", "mapping.over_provisioning": 0.2,
+            "mapping.table": "ideal", "flash.channels": 2, "flash.chips_per_channel": 2,
+            "flash.blocks_per_plane": 256, "flash.pages_per_block": 64,
+            "gc.policy": "greedy", "mapping.over_provisioning": 0.2,
         },
     ),
     **{f"C1_rate{mt}": ("mqsim-c1", {"bus.mt_per_s": mt}) for mt in (333, 400, 533, 667, 800, 1000, 1200)},
@@ -65,7 +66,7 @@ LOADS: dict[str, tuple[str, int, int, float, str]] = {
     "seqwrite128k_qd32_wcache": ("sequential", 1 << 17, 32, 0, "write"),
     "randwrite8k_qd32_gc": ("random", 8192, 32, 0, "off"),
 }
-SPACE = {"C4c_gc_noprecond_greedy_op20": 0.8}
+SPACE = {"C4c_gc_noprecond_greedy_op20": 0.6}
 
 
 def mqsim_run(config: str, load: str, seconds: float = 1.0) -> SsdReport:
@@ -81,7 +82,11 @@ def mqsim_run(config: str, load: str, seconds: float = 1.0) -> SsdReport:
     space = int(ssd.logical_sectors * SPACE.get(config, 0.5))
     stream = BlockPattern(order, size, reads, space, seed=798).chunks(1 << 16)  # type: ignore[arg-type]
     return run_drive(
-        ssd, Requests(*next(stream)), depth=depth, stop_ns=seconds * 1e9, more=lambda _: Requests(*next(stream))
+        ssd,
+        Requests(*next(stream)),
+        depth=depth,
+        stop_ns=seconds * 1e9,
+        more=lambda _: Requests(*next(stream)),
     )
 
 
@@ -92,7 +97,8 @@ def mqsim_rows() -> list[dict[str, str]]:
 
 def mqsim() -> None:
     print("\nMQSim's rows in compat mode: IOPS and mean us, MQSim's beside ours")
-    print(f"{'configuration':<29}{'load':<26}{'IOPS':>9}{'ours':>9}{'%':>7}{'us':>7}{'ours':>7}{'':>6}{'cpu s':>7}{'ours':>6}")
+    head = f"{'configuration':<29}{'load':<26}{'IOPS':>9}{'ours':>9}{'%':>7}"
+    print(head + f"{'us':>7}{'ours':>7}{'':>6}{'cpu s':>7}{'ours':>6}")
     misses = 0
     for row in mqsim_rows():
         config, load = row["config"], row["workload"]
@@ -145,9 +151,10 @@ def speed() -> None:
         before = time.process_time()
         report = run_drive(ssd, Requests(op, lba, sectors), depth=depth)
         cpu = time.process_time() - before
+        pages = report.use.counts["pages_read"] + report.use.counts["pages_programmed"]
         print(
-            f"  {name:<16}{size >> 10:>5} KiB, {reads:.0%} reads: {report.use.commands / cpu / 1e6:6.2f} M commands/s,"
-            f" {(report.use.counts['pages_read'] + report.use.counts['pages_programmed']) / cpu / 1e6:6.2f} M pages/s,"
+            f"  {name:<16}{size >> 10:>5} KiB, {reads:.0%} reads:"
+            f" {report.use.commands / cpu / 1e6:6.2f} M commands/s, {pages / cpu / 1e6:6.2f} M pages/s,"
             f" {n / cpu / 1e3:8.0f} k requests/s",
             flush=True,
         )
@@ -158,8 +165,10 @@ def speed() -> None:
         page=rng.integers(0, 256, n), bytes_out=4096, arrive_ns=np.arange(n) * 2000.0,
     )  # fmt: skip
     before = time.process_time()
-    report2 = run_transactions(ssd, tx)
-    print(f"  transactions alone: {report2.use.commands / (time.process_time() - before) / 1e6:.2f} M commands/s")
+    alone = run_transactions(ssd, tx)
+    print(
+        f"  transactions alone: {alone.use.commands / 1e6 / (time.process_time() - before):.2f} M commands/s"
+    )
 
 
 def start() -> None:
@@ -187,4 +196,6 @@ if __name__ == "__main__":
     parts = {"anchors": anchors, "mqsim": mqsim, "speed": speed, "start": start}
     for part in sys.argv[1:] or parts:
         parts[part]()
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB", file=sys.stderr)
+    print(
+        f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB", file=sys.stderr
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.sax
 import xml.sax.handler
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ _PLACES = {
     "Page_Capacity": "flash.page_bytes",
     "Page_Metadat_Capacity": "flash.spare_bytes",
 }
-_NAMED = {
+_NAMED: dict[str, tuple[str | None, dict[str, Any] | None]] = {
     "Flash_Technology": ("flash.technology", _TECHNOLOGIES),
     "CMD_Suspension_Support": ("flash.suspend", _SUSPENDS),
     "GC_Block_Selection_Policy": ("gc.policy", _POLICIES),
@@ -119,8 +119,8 @@ def read_mqsim_xml(path: Path, overrides: Mapping[str, Any]) -> Ssd:
         overrides: laid over it, as `neardata.arch.storage.load_ssd` takes them.
 
     Raises:
-        InputError: unreadable file, an unknown key (with its line), a value that cannot be or is not supported.
-    """
+        InputError: unreadable file, an unknown key (with its line), a value that cannot be or is not
+        supported."""
     from neardata.arch.storage.loader import load_ssd
 
     handler = _Values(path)
@@ -130,33 +130,36 @@ def read_mqsim_xml(path: Path, overrides: Mapping[str, Any]) -> Ssd:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     except xml.sax.SAXParseException as error:
-        raise InputError(f"not valid XML: {error.getMessage()}", file=path, line=error.getLineNumber()) from None
+        raise InputError(
+            f"not valid XML: {error.getMessage()}", file=path, line=error.getLineNumber()
+        ) from None
     values = handler.values
     data = load_ssd("mqsim-c0").model_dump()
     data |= {"name": path.stem, "title": "read from MQSim's XML", "source": str(path)}
     times: dict[str, list[float]] = {"Read": [], "Program": []}
     places: dict[str, str] = {}
     for name, (text, line) in values.items():
-        def error(message: str, name: str = name, line: int = line) -> InputError:
+
+        def wrong(message: str, name: str = name, line: int = line) -> InputError:
             return InputError(message, file=path, line=line, key=name)
 
         if name in _ONLY:
             if text != _ONLY[name]:
-                raise error(f"'{text}' is not supported; only {_ONLY[name]}")
+                raise wrong(f"'{text}' is not supported; only {_ONLY[name]}")
         elif name in _NAMED:
             place, known = _NAMED[name]
             if known is not None and text not in known:
-                raise error(f"'{text}' is not known{nearest(text, known)}")
+                raise wrong(f"'{text}' is not known{nearest(text, known)}")
             if place is not None and known is not None:
                 places[place] = name
                 lay(data, place, known[text], path.stem)
         elif name in _TIMES:
-            times[name.split("_")[1]].append(_number(text, error))
+            times[name.split("_")[1]].append(_number(text, wrong))
         elif name in _PLACES:
             places[_PLACES[name]] = name
             value: Any = text if name == "Plane_Allocation_Scheme" else _BOOLEANS.get(text)
             if value is None:
-                value = _number(text, error)
+                value = _number(text, wrong)
                 if name == "Flash_Channel_Width":
                     value *= 8
             lay(data, _PLACES[name], value, path.stem)
@@ -182,9 +185,9 @@ def read_mqsim_xml(path: Path, overrides: Mapping[str, Any]) -> Ssd:
         raise InputError(message, key=key, file=None if key in overrides else path) from None
 
 
-def _number(text: str, error: Any) -> float:
+def _number(text: str, wrong: Callable[[str], InputError]) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise error(f"must be a number, got '{text}'") from None
+        raise wrong(f"must be a number, got '{text}'") from None
     return int(value) if value == int(value) else value

@@ -4,7 +4,7 @@
 tests/naive/drive.py is the twin.
 """
 
-# ruff: noqa: F405, SIM109, SIM114
+# ruff: noqa: F405, SIM102
 
 import numpy as np
 from numba import njit
@@ -15,7 +15,7 @@ from neardata.sim.storage.lru_kernel import find, insert, remove, touch
 from neardata.sim.storage.table_kernel import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _ones(mask):
     n = 0
     left = np.uint64(mask)
@@ -25,7 +25,7 @@ def _ones(mask):
     return n
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _wire(d, payload):
     """Ticks of a message on the host link."""
     packets = (payload + d[D_PAYLOAD] - 1) // d[D_PAYLOAD]
@@ -35,7 +35,7 @@ def _wire(d, payload):
     return (size * d[D_LINK_NUM] + d[D_LINK_DEN] - 1) // d[D_LINK_DEN]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _up(s, now, time):
     """Take the link to the host; when the message has left."""
     begin = max(now, t_m(s)[M_UP])
@@ -44,7 +44,7 @@ def _up(s, now, time):
     return begin + time
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _down(s, now, time):
     begin = max(now, t_m(s)[M_DOWN])
     t_m(s)[M_DOWN] = begin + time
@@ -52,7 +52,7 @@ def _down(s, now, time):
     return begin + time
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _take_in(s, i, now):
     """A command of the host is fetched: it is in the drive when its event comes."""
     d, m, r = t_d(s), t_m(s), t_r(s)
@@ -61,7 +61,7 @@ def _take_in(s, i, now):
         push(t_h(s), t_g(s), _up(s, now, _wire(d, d[D_REQUEST])), E_FETCH << E_SHIFT | i)
         return
     # small messages go between the packets of long ones, which they delay by their own time
-    time = _wire(d, d[D_COMMAND])
+    time = d[D_WIRE_COMMAND]
     m[M_DOWN_BUSY] += time
     if m[M_DOWN] > now:
         m[M_DOWN] += time
@@ -77,10 +77,10 @@ def _take_in(s, i, now):
     push(t_h(s), t_g(s), begin + work + d[D_LATENCY], E_COMMAND << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _send_command(s, i, now):
     """The host puts a request into its queue and rings."""
-    d, m, r = t_d(s), t_m(s), t_r(s)
+    d, r = t_d(s), t_r(s)
     r[i, SENT] = now
     if d[D_TRUNCATED]:
         push(t_h(s), t_g(s), _down(s, now, _wire(d, d[D_DOORBELL])), E_DOORBELL << E_SHIFT | i)
@@ -88,7 +88,7 @@ def _send_command(s, i, now):
     _rung(s, i, now + d[D_LINK_LATENCY])
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _rung(s, i, now):
     m, r = t_m(s), t_r(s)
     if m[M_INSIDE] < t_d(s)[D_FETCH] and m[M_WAIT_HEAD] == NONE:
@@ -102,7 +102,7 @@ def _rung(s, i, now):
     m[M_WAIT_TAIL] = i
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _item_done(s, i, now):
     """One of the things a request waits for has happened; after the last one the host is told."""
     d, m, r = t_d(s), t_m(s), t_r(s)
@@ -110,20 +110,19 @@ def _item_done(s, i, now):
     if r[i, ITEMS]:
         return
     m[M_INSIDE] -= 1
-    if d[D_TRUNCATED]:
-        if r[i, OP] == OP_READ:
-            _up(s, now, _wire(d, r[i, SECTORS] * 512))
+    if d[D_TRUNCATED] and r[i, OP] == OP_READ:
+        _up(s, now, _wire(d, r[i, SECTORS] * 512))
     waiting = m[M_WAIT_HEAD]
     if waiting != NONE and m[M_INSIDE] < d[D_FETCH]:
         m[M_WAIT_HEAD] = r[waiting, R_NEXT]
         _take_in(s, waiting, now)
-    time = _wire(d, d[D_COMPLETION])
+    time = d[D_WIRE_COMPLETION]
     if not d[D_TRUNCATED] and r[i, OP] == OP_READ:
         time += _wire(d, r[i, SECTORS] * 512)
     push(t_h(s), t_g(s), _up(s, now, time) + d[D_LINK_LATENCY], E_ENDED << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _new(s, kind, source, size_in, size_out, lpa, mask, owner):
     """A transaction from the pool."""
     x, m = t_x(s), t_m(s)
@@ -144,7 +143,7 @@ def _new(s, kind, source, size_in, size_out, lpa, mask, owner):
     return i
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _at(s, i, ppa, column):
     """Address a transaction to a physical page."""
     x, d = t_x(s), t_d(s)
@@ -159,7 +158,7 @@ def _at(s, i, ppa, column):
     x[i, CLASS] = column
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _identity(d, alloc, lpa):
     """Where a page of the filled space lies that was never written again."""
     n = d[D_PLANES]
@@ -168,7 +167,7 @@ def _identity(d, alloc, lpa):
     return (alloc[lpa % n] * d[D_BLOCKS] + block) * d[D_PAGES] + at % d[D_PAGES]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _where(s, lpa):
     """Physical page of a logical one, or NONE."""
     ppa = t_l2p(s)[lpa]
@@ -179,7 +178,7 @@ def _where(s, lpa):
     return np.int64(NONE)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _holds(s, ppa):
     """What a physical page holds: logical page + 1, -(translation page + 1), or 0."""
     d = t_d(s)
@@ -199,13 +198,13 @@ def _holds(s, ppa):
     return np.int64(0)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _invalidate(s, ppa):
     t_p2l(s)[ppa] = GONE
     t_b(s)[ppa // t_d(s)[D_PAGES], INVALID] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _mark(s, plane, what):
     """Look at a plane when this event is over."""
     if t_pl(s)[plane, PENDING] == 0:
@@ -214,7 +213,7 @@ def _mark(s, plane, what):
     t_pl(s)[plane, PENDING] |= what
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _room(s, plane):
     """Pages that may still be moved within a plane: a free block is left to each other front."""
     d, pl, b = t_d(s), t_pl(s), t_b(s)
@@ -223,7 +222,7 @@ def _room(s, plane):
     return blocks * pages + pages - b[pl[plane, GC_FRONT], WRITTEN] - 1 - pl[plane, MOVING_PAGES]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _free_block(s, plane):
     """Take the first block of the plane's free ones."""
     pl, b, m = t_pl(s), t_b(s), t_m(s)
@@ -241,7 +240,7 @@ def _free_block(s, plane):
     return block
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _next_page(s, plane, front, holds):
     """The next page of one of a plane's blocks being written."""
     d, pl, b = t_d(s), t_pl(s), t_b(s)
@@ -259,12 +258,12 @@ def _next_page(s, plane, front, holds):
     return ppa
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _submit(s, i, now):
     submit(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _place(s, i, now):
     """A host's page whose mapping entry is at hand: find or choose its physical page and queue it."""
     x, d, m, b, pl = t_x(s), t_d(s), t_m(s), t_b(s), t_pl(s)
@@ -336,7 +335,7 @@ def _place(s, i, now):
     _submit(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _read_translation(s, page, aux, size, now):
     i = _new(s, READ, BY_MAP_READ, 0, size, page, 0, NONE)
     ppa = t_v(s)[page, V_PPA] - 1
@@ -349,7 +348,7 @@ def _read_translation(s, page, aux, size, now):
     _submit(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _evict_entry(s, now):
     """Make room for a mapping entry; a dirty one takes the others of its translation page along."""
     d, m, v = t_d(s), t_m(s), t_v(s)
@@ -387,7 +386,7 @@ def _evict_entry(s, now):
         _read_translation(s, page, NONE, 512, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _map(s, i, now):
     """Place a host's page, once its mapping entry is in the controller."""
     d, m, x, v = t_d(s), t_m(s), t_x(s), t_v(s)
@@ -423,7 +422,7 @@ def _map(s, i, now):
     v[page, V_TAIL] = i
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _ram(s, now, size):
     """Take the cache's DRAM; when it is done."""
     d, m = t_d(s), t_m(s)
@@ -446,7 +445,7 @@ def _ram(s, now, size):
     return begin + time
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _mask_of(s, i, lpa):
     """Sectors of a page that a request touches, as bits."""
     n = t_p(s)[PAGE_BYTES] // 512
@@ -457,7 +456,7 @@ def _mask_of(s, i, lpa):
     return ((np.int64(1) << (last - first)) - 1) << first
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _cache_write(s, i, now):
     """Put pages of a write into the cache while there is room, and write cold ones on at once."""
     d, m, r, x = t_d(s), t_m(s), t_r(s), t_x(s)
@@ -521,7 +520,7 @@ def _cache_write(s, i, now):
     return r[i, R_LPA] > last
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _begin(s, i, now):
     """A request is in the drive, a write with its data."""
     d, m, r = t_d(s), t_m(s), t_r(s)
@@ -581,7 +580,7 @@ def _begin(s, i, now):
     _item_done(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _draw(m, below):
     """A random whole number: SplitMix64, its upper bits."""
     m[M_SEED] += 1
@@ -591,7 +590,7 @@ def _draw(m, below):
     return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(2)) % below
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _may_go(s, plane, block):
     """Whether a block may be collected: full, not being written, nothing under way in it."""
     b, pl, d = t_b(s), t_pl(s), t_d(s)
@@ -605,7 +604,7 @@ def _may_go(s, plane, block):
     )
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _collect(s, plane, block, now):
     """Move the valid pages of a block and erase it."""
     d, m, b, x, pl = t_d(s), t_m(s), t_b(s), t_x(s), t_pl(s)
@@ -642,7 +641,7 @@ def _collect(s, plane, block, now):
     _moved(s, block, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _rehome(s, plane, ppa, held):
     """Give a page that moves its new place."""
     target = _next_page(s, plane, GC_FRONT, held)
@@ -654,16 +653,16 @@ def _rehome(s, plane, ppa, held):
     return target
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _moved(s, block, now):
     """One reason not to erase a block is gone."""
-    b, x = t_b(s), t_x(s)
+    b = t_b(s)
     b[block, MOVES] -= 1
     if b[block, MOVES] == 0:
         _erase_if_quiet(s, block, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _erase_if_quiet(s, block, now):
     b, x = t_b(s), t_x(s)
     if b[block, COLLECTED] == 1 and b[block, MOVES] == 0 and b[block, READING] == 0:
@@ -676,7 +675,7 @@ def _erase_if_quiet(s, block, now):
             _submit(s, erase, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _check(s, plane, now):
     """Collect a block of a plane that is short of free ones."""
     d, m, b, pl = t_d(s), t_m(s), t_b(s), t_pl(s)
@@ -711,7 +710,7 @@ def _check(s, plane, now):
     _collect(s, plane, victim, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _erased(s, i, now):
     """A block is free again."""
     d, m, b, pl, x = t_d(s), t_m(s), t_b(s), t_pl(s), t_x(s)
@@ -757,7 +756,7 @@ def _erased(s, i, now):
     _mark(s, plane, RESUME | CHECK if pl[plane, FREE] < d[D_RESERVE] else RESUME)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _attend(s, now):
     """Planes that asked for it: garbage collection, writes that waited. False: the pool is too small."""
     d, m, pl, x, b = t_d(s), t_m(s), t_pl(s), t_x(s), t_b(s)
@@ -788,7 +787,7 @@ def _attend(s, now):
     return True
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _programmed(s, block):
     """A program in a block ended; writes may wait for it to be collected."""
     b, pl = t_b(s), t_pl(s)
@@ -798,7 +797,7 @@ def _programmed(s, block):
         _mark(s, plane, CHECK)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _done(s, i, now):
     """A flash transaction ended: what its maker does next."""
     d, m, x, b = t_d(s), t_m(s), t_x(s), t_b(s)
@@ -890,7 +889,7 @@ def _done(s, i, now):
     m[M_FREE_N] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _host_event(s, kind, i, now):
     d, m, r, x = t_d(s), t_m(s), t_r(s), t_x(s)
     if kind == E_COMMAND:
@@ -923,12 +922,12 @@ def _host_event(s, kind, i, now):
     elif kind == E_DOORBELL:
         _rung(s, i, now)
     elif kind == E_FETCH:
-        push(t_h(s), t_g(s), _down(s, now, _wire(d, d[D_COMMAND])), E_COMMAND << E_SHIFT | i)
+        push(t_h(s), t_g(s), _down(s, now, d[D_WIRE_COMMAND]), E_COMMAND << E_SHIFT | i)
     else:
         push(t_h(s), t_g(s), _down(s, now, _wire(d, r[i, SECTORS] * 512)), E_DATA << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def run_drive(s, n):
     """Run requests until nothing is left to happen.
 

@@ -101,19 +101,25 @@ D_PLANES, D_BLOCKS, D_PAGES, D_FULL, D_FILLED, D_FILL_BLOCK, D_CACHED, D_ENTRIES
 D_POLICY, D_CHOICES, D_THRESHOLD, D_RESERVE, D_COPYBACK, D_YOUNGEST, D_WEAR_GAP, D_CACHE = range(9, 17)
 D_PRESSURE, D_RAM_FIRST, D_RAM_NUM, D_RAM_DEN, D_RAM_ROW, D_RAM_ROW_TIME, D_RAM_BURST = range(17, 24)
 D_CORES, D_READ_TIME, D_WRITE_TIME, D_LATENCY, D_FETCH, D_LINK_LATENCY, D_PAYLOAD, D_OVERHEAD = range(24, 32)
-D_LANES, D_LINK_NUM, D_LINK_DEN, D_COMMAND, D_COMPLETION, D_DOORBELL, D_REQUEST, D_TRUNCATED = range(32, 40)
-D_READ_ALLOCATES, D_MAP_LOST, D_TICKS_NS, D_DEPTH, D_STOP, D_RAM_FORMULA, D_RESET, D_FOLD, D_LIMIT = range(40, 49)
-D_EARLY_ERASE, D_MARGIN, DRIVE_PARAMETERS = 49, 50, 51
+D_LANES, D_LINK_NUM, D_LINK_DEN, D_DOORBELL, D_REQUEST, D_TRUNCATED = range(32, 38)
+D_READ_ALLOCATES, D_MAP_LOST, D_TICKS_NS, D_DEPTH, D_STOP, D_RAM_FORMULA, D_RESET, D_LIMIT = range(41, 49)
+D_EARLY_ERASE, D_MARGIN, D_WIRE_COMMAND, D_WIRE_COMPLETION, DRIVE_PARAMETERS = range(49, 54)
 GREEDY, CHOICES, FIFO = range(3)
 
 # drive counters
-M_NOW, M_NEXT, M_OWED, M_INSIDE, M_UP, M_DOWN, M_RAM, M_FREE_TX, M_FREE_N, M_WAIT_HEAD, M_WAIT_TAIL = range(11)
-M_ENDED, M_TURN, M_SEED, M_ERROR, M_ERROR_AT, M_PRESSURE, M_STALL_HEAD, M_STALL_TAIL, M_EPOCH, M_EPOCH_END = range(
-    11, 21
+M_NOW, M_NEXT, M_OWED, M_INSIDE, M_UP, M_DOWN, M_RAM, M_FREE_TX, M_FREE_N, M_WAIT_HEAD, M_WAIT_TAIL = range(
+    11
+)
+M_ENDED, M_TURN, M_SEED, M_ERROR, M_ERROR_AT, M_PRESSURE, M_STALL_HEAD, M_STALL_TAIL, M_EPOCH, M_EPOCH_END = (
+    range(11, 21)
 )
 M_HITS, M_MISSES, M_MAP_READS, M_MAP_WRITES, M_GC_RUNS, M_GC_MOVES, M_WEAR_RUNS, M_CACHE_HITS = range(21, 29)
-M_HOST_PAGES, M_UPDATE_READS, M_UP_BUSY, M_DOWN_BUSY, M_RAM_BUSY, M_CORE_BUSY, M_BIRTHS, M_VERSION = range(29, 37)
-M_STACK, M_SECTORS_READ, M_SECTORS_WRITTEN, M_TRIMMED, M_LAST, M_GC_DROPPED, M_MIDDLE, M_WAITING = range(37, 45)
+M_HOST_PAGES, M_UPDATE_READS, M_UP_BUSY, M_DOWN_BUSY, M_RAM_BUSY, M_CORE_BUSY, M_BIRTHS, M_VERSION = range(
+    29, 37
+)
+M_STACK, M_SECTORS_READ, M_SECTORS_WRITTEN, M_TRIMMED, M_LAST, M_GC_DROPPED, M_MIDDLE, M_WAITING = range(
+    37, 45
+)
 DRIVE_COUNTERS = 48
 CORES_AT = 48
 """Counters from here on: when each core is free."""
@@ -137,6 +143,33 @@ GONE = -(1 << 31)
 RAN, WANTS_REQUESTS, WANTS_ROOM, FAILED, STOPPED = range(5)
 
 TABLES = (
-    "x", "u", "c", "h", "r", "b", "pl", "we", "ce", "v", "t", "p", "g", "done", "taken", "d", "m", "bits", "alloc", "stack", "types", "wk", "ck", "l2p", "p2l", "wt", "ct", "seen",
+    "x",
+    "u",
+    "c",
+    "h",
+    "r",
+    "b",
+    "pl",
+    "we",
+    "ce",
+    "v",
+    "t",
+    "p",
+    "g",
+    "done",
+    "taken",
+    "d",
+    "m",
+    "bits",
+    "alloc",
+    "stack",
+    "types",
+    "wk",
+    "ck",
+    "l2p",
+    "p2l",
+    "wt",
+    "ct",
+    "seen",
 )
 """In the order of their addresses."""

@@ -2,8 +2,9 @@
 
 Tables are int64: ``x`` (transactions), ``u`` (units), ``c`` (channels), ``p`` (parameters), ``t`` (timings,
 ticks), ``g`` (counters), ``h`` (heap of events: time, code), ``done`` (transactions that ended,
-``g[FINISHED]`` of them). Columns are those of `neardata.sim.storage.fields`. A unit executes one array command
-at a time: a die, a plane of independent ones, or a chip where its dies work together. tests/naive/flash.py is
+``g[FINISHED]`` of them). Columns are those of `neardata.sim.storage.fields`. A unit executes one array
+command at a time: a die, a plane of independent ones, or a chip where its dies work together.
+tests/naive/flash.py is
 the twin.
 """
 
@@ -16,7 +17,7 @@ from neardata.sim.storage.fields import *  # noqa: F403
 from neardata.sim.storage.table_kernel import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def push(h, g, time, code):
     """Add an event to the heap."""
     i = g[HEAP]
@@ -32,7 +33,7 @@ def push(h, g, time, code):
     h[i, 1] = code
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def pop(h, g):
     """Remove the first event and return its code."""
     first = h[0, 1]
@@ -59,7 +60,7 @@ def pop(h, g):
     return first
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def transfer(p, size):
     """Ticks of ``size`` bytes on the bus."""
     if p[TWO_BYTES] >= 0:
@@ -68,7 +69,7 @@ def transfer(p, size):
     return (size + p[WIDTH] - 1) // p[WIDTH] * p[PER_TRANSFER]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def submit(s, i, now):
     """Queue a transaction at its unit."""
     x, u, c, g = t_x(s), t_u(s), t_c(s), t_g(s)
@@ -91,9 +92,10 @@ def submit(s, i, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _take(s, unit, first, second):
-    """Take what one command can hold from the queues ``first`` and ``second``; its first transaction or NONE."""
+    """Take what one command can hold from the queues ``first`` and ``second``; its first transaction or
+    NONE."""
     x, u, p, taken = t_x(s), t_u(s), t_p(s), t_taken(s)
     head = u[unit, HEADS + first]
     die = x[head, DIE]
@@ -133,7 +135,7 @@ def _take(s, unit, first, second):
     return chosen
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _issue(s, unit, kinds, now):
     """Put a command for ``unit`` on the idle bus. ``kinds``: 1 reads, 2 programs and erases, 3 both."""
     x, u, c, p, t, g, h, taken = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s), t_taken(s)
@@ -252,7 +254,7 @@ def _issue(s, unit, kinds, now):
     return True
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _lost(s, ch, unit, now, cause):
     """Charge the idle bus time before a transfer to what it waited for."""
     c, u = t_c(s), t_u(s)
@@ -269,10 +271,10 @@ def _lost(s, ch, unit, now, cause):
         c[ch, cause] += gap
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _send(s, ch, now):
     """Start the first waiting data on the idle bus."""
-    x, u, c, p, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_g(s), t_h(s)
+    x, c, p, g, h = t_x(s), t_c(s), t_p(s), t_g(s), t_h(s)
     for rank in range(RANKS):
         i = c[ch, OUT_HEADS + rank]
         if i == NONE:
@@ -299,10 +301,10 @@ def _send(s, ch, now):
     return False
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def arbitrate(s, ch, now):
     """Give an idle bus to what comes first: copyback, reads' commands, data, other commands."""
-    x, u, c, p, t, g, h, taken = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s), t_taken(s)
+    x, u, c, p, t, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s)
     if c[ch, BUS] != BUS_IDLE:
         return
     unit = c[ch, COPY_HEAD]
@@ -344,7 +346,7 @@ def arbitrate(s, ch, now):
             local = after
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _finish(s, i, now):
     x, u, c, g, done = t_x(s), t_u(s), t_c(s), t_g(s), t_done(s)
     ch = u[x[i, UNIT], CHANNEL]
@@ -365,10 +367,10 @@ def _finish(s, i, now):
     g[FINISHED] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _to_register(s, unit, now):
     """The page, or pages, of an ended read are in the register: compute, then leave."""
-    x, u, c, p, g, h, done = t_x(s), t_u(s), t_c(s), t_p(s), t_g(s), t_h(s), t_done(s)
+    x, u, g, h = t_x(s), t_u(s), t_g(s), t_h(s)
     group = u[unit, GROUP]
     u[unit, STATE] = IDLE
     u[unit, LAST_OP] = READ
@@ -387,9 +389,9 @@ def _to_register(s, unit, now):
     _leave(s, unit, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _leave(s, unit, now):
-    x, u, c, g, done = t_x(s), t_u(s), t_c(s), t_g(s), t_done(s)
+    x, u, c, g = t_x(s), t_u(s), t_c(s), t_g(s)
     ch = u[unit, CHANNEL]
     i = u[unit, REG_GROUP]
     left = 0
@@ -416,7 +418,7 @@ def _leave(s, unit, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def _resume(s, unit, now):
     """A suspended command goes on when the unit has nothing else in hand."""
     x, u, g, h = t_x(s), t_u(s), t_g(s), t_h(s)
@@ -431,10 +433,10 @@ def _resume(s, unit, now):
         push(h, g, now + left, E_ARRAY << E_SHIFT | unit)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def flash_event(s, code, now):
     """What happens at an event of the flash."""
-    x, u, c, p, t, g, h, done = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s), t_done(s)
+    x, u, c, p, t, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s)
     kind = code >> E_SHIFT
     index = code & ((1 << E_SHIFT) - 1)
     if kind == E_BUS:
@@ -564,7 +566,7 @@ def flash_event(s, code, now):
         _finish(s, index, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def run_transactions(s, order, arrive, waits, first_edge, edges):
     """Execute transactions in the order of their arrivals and dependencies.
 
@@ -577,7 +579,7 @@ def run_transactions(s, order, arrive, waits, first_edge, edges):
     Returns:
         The time of the last event.
     """
-    x, u, c, p, t, g, h, done, taken = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s), t_done(s), t_taken(s)
+    g, h, done = t_g(s), t_h(s), t_done(s)
     n = len(order)
     at, now = 0, 0
     while True:

@@ -2,8 +2,8 @@
 
 Handing a score of arrays from function to function costs more than the work in them, to run and to compile.
 ``s`` is a one-dimensional int64 array: for table k its address at 2 k, its rows at 2 k + 1, as
-`neardata.sim.storage.state.addresses` writes them; the tables must stay alive and in place as long as ``s`` is
-in use. ``t_x(s)`` is table ``x``; columns are those of `neardata.sim.storage.fields`.
+`neardata.sim.storage.state.addresses` writes them; the tables must stay alive and in place as long as ``s``
+is in use. ``t_x(s)`` is table ``x``; columns are those of `neardata.sim.storage.fields`.
 """
 
 from numba import types

@@ -9,7 +9,6 @@ from math import ceil, gcd, log2
 from typing import Any
 
 from naive.flash import NaiveFlash, Tx
-
 from neardata.arch.storage import Ssd
 from neardata.arch.storage.ssd import SECTOR
 
@@ -88,8 +87,20 @@ class NaiveDrive:
         self.stack: list[Plane] = []
         self.pending: dict[int, set[str]] = {}
         self.counts = dict.fromkeys(
-            "gc_runs gc_moves gc_moves_overtaken wear_runs cmt_hits cmt_misses mapping_reads mapping_writes"
-            " host_pages_written update_reads cache_hits pages_trimmed".split(),
+            [
+                "gc_runs",
+                "gc_moves",
+                "gc_moves_overtaken",
+                "wear_runs",
+                "cmt_hits",
+                "cmt_misses",
+                "mapping_reads",
+                "mapping_writes",
+                "host_pages_written",
+                "update_reads",
+                "cache_hits",
+                "pages_trimmed",
+            ],
             0,
         )
         self.where: dict[int, tuple[Block, int]] = {}
@@ -159,8 +170,11 @@ class NaiveDrive:
     def plane_order(self) -> list[int]:
         flash = self.ssd.flash
         sizes = {
-            "C": flash.channels, "W": flash.chips_per_channel, "D": flash.dies_per_chip, "P": flash.planes_per_die
-        }  # fmt: skip
+            "C": flash.channels,
+            "W": flash.chips_per_channel,
+            "D": flash.dies_per_chip,
+            "P": flash.planes_per_die,
+        }
         order = []
         for n in range(flash.planes):
             place = {}
@@ -237,7 +251,11 @@ class NaiveDrive:
                 event = min((e for e in self.host if e[0] == self.now), key=lambda e: (e[1], e[2]))
                 self.host.remove(event)
                 self.host_event(KINDS[event[1]], event[3], truncated)
-            while not self.depth and self.next < len(self.requests) and self.requests[self.next].arrive == self.now:
+            while (
+                not self.depth
+                and self.next < len(self.requests)
+                and self.requests[self.next].arrive == self.now
+            ):
                 self.send(self.requests[self.next])
                 self.next += 1
 
@@ -319,10 +337,20 @@ class NaiveDrive:
 
     # pages
 
-    def make(self, kind: str, source: str, size_in: int, size_out: int, lpa: int, mask: int, owner: Any = None) -> Tx:
+    def make(
+        self, kind: str, source: str, size_in: int, size_out: int, lpa: int, mask: int, owner: Any = None
+    ) -> Tx:
         self.made += 1
         tx = Tx(self.made, kind, 0, 0, 0, 0, 0, size_in, size_out)
-        tx.owner = {"source": source, "lpa": lpa, "mask": mask, "request": owner, "aux": None, "at": None, "waits": 0}
+        tx.owner = {
+            "source": source,
+            "lpa": lpa,
+            "mask": mask,
+            "request": owner,
+            "aux": None,
+            "at": None,
+            "waits": 0,
+        }
         return tx
 
     def at(self, tx: Tx, block: Block, page: int, queue: int) -> None:

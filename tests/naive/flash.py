@@ -1,4 +1,4 @@
-"""The flash back-end as plain objects: times are fractions of a ns, the next event is looked for everywhere."""
+"""The flash back-end as plain objects: times are fractions of a ns, every next event is looked for."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive.drive import NaiveDrive, Request
 
+from naive.drive import NaiveDrive, Request
 from neardata.arch.errors import InputError
 from neardata.arch.storage import Ssd, load_ssd
 from neardata.arch.storage.ssd import ALL_COMPAT
@@ -31,7 +31,9 @@ def small(**overrides: Any) -> Ssd:
     return load_ssd("mqsim-c1", {**SMALL, **{k.replace("__", "."): v for k, v in overrides.items()}})
 
 
-def loop(ssd: Ssd, n: int, depth: int, read_share: float, sectors: int = 8, seed: int = 1, **more: Any) -> Any:
+def loop(
+    ssd: Ssd, n: int, depth: int, read_share: float, sectors: int = 8, seed: int = 1, **more: Any
+) -> Any:
     rng = np.random.default_rng(seed)
     places = ssd.logical_pages * ssd.sectors_per_page // sectors
     op = np.where(rng.random(n) < read_share, READ, WRITE)
@@ -83,7 +85,9 @@ def test_trimmed_pages_need_not_move() -> None:
     lba = np.concatenate([[0], rng.integers(sectors // 16, size=n) * 8])
     op = np.full(n + 1, WRITE)
     with_trim = run_drive(
-        ssd, Requests(np.where(np.arange(n + 1) == 0, TRIM, op), lba, np.append(sectors, np.full(n, 8))), depth=1
+        ssd,
+        Requests(np.where(np.arange(n + 1) == 0, TRIM, op), lba, np.append(sectors, np.full(n, 8))),
+        depth=1,
     )
     without = run_drive(ssd, Requests(op[1:], lba[1:], np.full(n, 8)), depth=1)
     assert with_trim.counts["pages_trimmed"] == ssd.logical_pages
@@ -185,7 +189,13 @@ drives = st.fixed_dictionaries(
 
 
 @settings(max_examples=60, deadline=None)
-@given(drives, st.integers(1, 250), st.sampled_from([0, 1, 7]), st.sampled_from([0.0, 0.5, 0.9]), st.integers(0, 2**32))
+@given(
+    drives,
+    st.integers(1, 250),
+    st.sampled_from([0, 1, 7]),
+    st.sampled_from([0.0, 0.5, 0.9]),
+    st.integers(0, 2**32),
+)
 def test_the_kernel_is_its_twin(drive: dict[str, Any], n: int, depth: int, reads: float, seed: int) -> None:
     compat = drive.pop("compat")
     ssd = load_ssd("mqsim-c1", {**drive, **{f"compat.{k}": v for k, v in compat.items()}})
@@ -194,7 +204,9 @@ def test_the_kernel_is_its_twin(drive: dict[str, Any], n: int, depth: int, reads
     op = rng.choice([READ, WRITE, TRIM], n, p=[reads, 0.95 - reads, 0.05])
     sectors = np.minimum(rng.choice([1, 2, ssd.sectors_per_page, 3 * ssd.sectors_per_page], n), most)
     lba = (rng.random(n) * (most - sectors + 1)).astype(np.int64)
-    arrive = None if depth else np.sort(rng.choice([0, 1, 5, 77.125, 400], n) * 1000 * np.arange(n)).astype(float)
+    arrive = (
+        None if depth else np.sort(rng.choice([0, 1, 5, 77.125, 400], n) * 1000 * np.arange(n)).astype(float)
+    )
     requests = [
         Request(
             i, OPS[int(op[i])], int(lba[i]), int(sectors[i]),
