@@ -13,6 +13,7 @@ from neardata.arch.errors import InputError
 from neardata.arch.stream import Fpga, Pipeline
 from neardata.sim.stream.layout import Layout, Table, lay_out
 from neardata.sim.stream.report import StreamReport, make_report
+from neardata.sim.stream.resources import resource_use
 
 __all__ = ["run_stream"]
 
@@ -40,6 +41,7 @@ def run_stream(
     arrivals_ps: Sequence[int] | NDArray[np.int64] | None = None,
     latencies: bool = False,
     fpga: Fpga | None = None,
+    fidelity: str = "analytic",
     jump: bool = True,
 ) -> StreamReport:
     """Run ``items`` items through a pipeline until the last result has left.
@@ -61,13 +63,14 @@ def run_stream(
     >>> report.cycles, report.firings
     (1023, {'log': 1000})
     """
+    use = None if fpga is None else resource_use(pipeline, fpga)
     layout = lay_out(pipeline, items, properties or {})
     arrive = _arrivals(layout, arrivals_ps)
     least_loaded = pipeline.replicas.dispatch == "least-loaded" and len(arrive) > 0
     if latencies or least_loaded:
         _check_one_result_an_item(layout, "latencies" if latencies else "least-loaded")
     state = simulate(layout, arrive, latencies=latencies, jump=jump)
-    return make_report(layout, state, arrive, fpga)
+    return make_report(layout, state, arrive, use)
 
 
 def simulate(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.stream import Fpga, Pipeline
+from neardata.arch.stream import Pipeline
 from neardata.sim.stream.layout import Layout, Table
-from neardata.sim.stream.resources import ResourceUse, resource_use
+from neardata.sim.stream.resources import ResourceUse
 
 if TYPE_CHECKING:
     from neardata.sim.stream.engine import State
@@ -107,7 +107,7 @@ class StreamReport:
         return float(waits[max(ceil(len(waits) * percent / 100) - 1, 0)]) / 1000
 
 
-def make_report(layout: Layout, state: State, arrive: Table, fpga: Fpga | None) -> StreamReport:
+def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | None) -> StreamReport:
     """Read the kernel's state."""
     from neardata.sim.stream import pipeline_kernel as k
 
@@ -153,7 +153,7 @@ def make_report(layout: Layout, state: State, arrive: Table, fpga: Fpga | None) 
         port_bytes=port_bytes,
         energy_pj=energy,
         energy_untold=untold,
-        resources=None if fpga is None else resource_use(pipeline, fpga),
+        resources=use,
         finish_ps=_to_ps(layout, state.finish) if len(state.finish) else None,
         arrive_ps=_to_ps(layout, arrive) if len(arrive) else None,
         jumped_periods=int(r[k.JUMPED_PERIODS]),
