@@ -12,11 +12,11 @@ MIDDLE = (0.25, 0.75)
 
 
 def saturated(report: FrontEndReport, middle: Sequence[float] = MIDDLE) -> float:
-    """Requests a second of the middle of an overloaded run: those of the batches that end in it, over the
-    time from the end before it to its last.
+    """Requests a second of the middle of an overloaded run: those of the batches that end in it, over its
+    time, from one end of a batch to another.
 
     Raises:
-        InputError: fewer than eight batches have a middle too short to mean anything.
+        InputError: fewer than eight batches, or a middle without length: too short to mean anything.
 
     >>> from neardata.sim.frontend import Batching, Request, serve_batches
     >>> flood = serve_batches([Request(0)] * 100, [], Batching(lambda b: 2, 0), 1, lambda n, longest: 10**12)
@@ -26,6 +26,8 @@ def saturated(report: FrontEndReport, middle: Sequence[float] = MIDDLE) -> float
     ends = sorted((batch.done_ps, len(batch.requests)) for batch in report.batches)
     if len(ends) < 8:
         raise InputError(f"{len(ends)} batches are too few to tell a rate; serve more requests", key="requests")
-    first, last = (int(part * (len(ends) - 1)) for part in middle)
-    requests = sum(count for _, count in ends[first + 1 : last + 1])
-    return requests * 1e12 / max(ends[last][0] - ends[first][0], 1)
+    first, last = (ends[int(part * (len(ends) - 1))][0] for part in middle)
+    if first == last:
+        raise InputError("the middle of the batches ends at one moment; serve more requests", key="requests")
+    # batches that end together count together
+    return sum(count for end, count in ends if first < end <= last) * 1e12 / (last - first)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.processor import Processor, load_processor
 from neardata.sim.processor import Cost, convolution, elementwise, issued_ps, matmul
-from neardata.workloads.networks import Network, Product
+from neardata.workloads.networks import Network, Pass, Product
 
 MIG = {"1g.5gb": (14, 1), "2g.10gb": (28, 2), "3g.20gb": (42, 4), "4g.20gb": (56, 4), "7g.40gb": (98, 8)}
 """Streaming multiprocessors and eighths of the memory of a slice of an A100 40 GB (NVIDIA MIG User
@@ -86,7 +86,13 @@ class Eager:
             raise InputError(f"must be at least 1, got {batch}", key="batch")
         key = (batch, length)
         if key not in self._runs:
-            costs = [kernel(self.device, operator, batch) for operator in self.network(length).operators]
+            alike: dict[object, Cost] = {}
+            costs = []
+            for operator in self.network(length).operators:
+                shape = replace(operator, name="", parameters=0)
+                if shape not in alike:
+                    alike[shape] = kernel(self.device, operator, batch)
+                costs.append(alike[shape])
             device_ps = [cost.time_ps for cost in costs]
             dynamic = sum(cost.total_pj - cost.energy_pj["static"] for cost in costs)
             time = issued_ps(device_ps, self.issue_ps)
@@ -98,7 +104,7 @@ class Eager:
         return batch * 1e12 / self(batch, length).time_ps
 
 
-def kernel(device: Processor, operator: Product | object, batch: int) -> Cost:
+def kernel(device: Processor, operator: Product | Pass, batch: int) -> Cost:
     """What an operator costs for a batch."""
     if isinstance(operator, Product):
         dtype = "tf32" if operator.arithmetic == "convolution" else "fp32"

@@ -1,0 +1,123 @@
+"""Inference servers that prepare their inputs: cores or data-processing units in front of slices of a GPU.
+
+`Server` puts a model, what prepares its inputs, a batcher and the slices together and serves requests;
+what it does in time is `neardata.sim.frontend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from neardata.arch.errors import InputError
+from neardata.arch.link import Link
+from neardata.arch.stream import Pipeline
+from neardata.sim.frontend import Batching, FrontEndReport, Request, Stage, saturated, serve_batches
+from neardata.sim.link import transfer_ps
+from neardata.sim.stream import run_stream
+from neardata.slices import Eager
+
+SECOND_PS = 10**12
+LONGEST_FRAMES = 3500
+FRAMES_STEP = 50
+"""Lengths of speech are drawn in steps of half a second."""
+
+
+def speech_lengths(n: int, mean_s: float, spread_s: float, seed: int) -> list[int]:
+    """Lengths of utterances in frames of 10 ms: gamma distributed, in steps of half a second, from 1 to 35 s.
+
+    Raises:
+        InputError: a mean or spread that is not above zero.
+
+    >>> lengths = speech_lengths(1000, 7.4, 5.2, seed=1)
+    >>> round(np.mean(lengths)), min(lengths) >= 100
+    (737, True)
+    """
+    if n < 1 or mean_s <= 0 or spread_s <= 0:
+        raise InputError(f"{n} lengths of mean {mean_s} s and spread {spread_s} s", key="lengths")
+    shape = (mean_s / spread_s) ** 2
+    drawn = np.random.default_rng(seed).gamma(shape, mean_s / shape, n)
+    steps = np.rint(drawn * 100 / FRAMES_STEP).astype(np.int64)
+    return [int(x) for x in np.clip(steps, 2, LONGEST_FRAMES // FRAMES_STEP) * FRAMES_STEP]
+
+
+def poisson(lengths: Sequence[int], rate_per_s: float, seed: int) -> list[Request]:
+    """Requests of these lengths with exponential gaps.
+
+    Raises:
+        InputError: a rate that is not above zero.
+    """
+    if not rate_per_s > 0:
+        raise InputError(f"must be above 0, got {rate_per_s}", key="rate_per_s")
+    gaps = np.random.default_rng(seed).exponential(1 / rate_per_s, len(lengths))
+    times = np.rint(np.cumsum(gaps) * SECOND_PS).astype(np.int64)
+    return [Request(int(time), length) for time, length in zip(times, lengths, strict=True)]
+
+
+def compute_units(
+    name: str, pipeline: Pipeline, units: int, properties: Callable[[int], dict[str, int]]
+) -> Stage:
+    """Data-processing units as servers: how long a request takes, and how soon the next is taken, from
+    cycle-exact runs of one unit (`neardata.sim.stream`).
+
+    Args:
+        name: of the stage.
+        pipeline: one unit.
+        units: side by side.
+        properties: of a request, by its length.
+    """
+    several = 9
+
+    @cache
+    def times(length: int) -> tuple[int, int]:
+        given = properties(length)
+        runs = [
+            run_stream(pipeline, n, properties={key: [value] * n for key, value in given.items()}).time_ps
+            for n in (1, several)
+        ]
+        return runs[0], -(-(runs[1] - runs[0]) // (several - 1))
+
+    return Stage(name, units, lambda length: times(length)[0], lambda length: times(length)[1])
+
+
+def link_stage(name: str, link: Link, bytes_of: Callable[[int], int]) -> Stage:
+    """One direction of a link, a transfer after the other; starting one overlaps the one before."""
+
+    def whole(length: int) -> int:
+        return transfer_ps(link, bytes_of(length))
+
+    start = transfer_ps(link, 1)
+    return Stage(name, 1, whole, lambda length: max(whole(length) - start, 0))
+
+
+@dataclass
+class Server:
+    """A model on slices, behind what prepares its inputs."""
+
+    model: Eager
+    slices: int
+    batching: Batching
+    stages: tuple[Stage, ...] = ()
+
+    def serve(self, requests: Sequence[Request]) -> FrontEndReport:
+        """Serve a stream."""
+        return serve_batches(
+            requests, self.stages, self.batching, self.slices,
+            lambda count, longest: self.model(count, longest).time_ps,
+        )  # fmt: skip
+
+    def flood(self, lengths: Sequence[int]) -> tuple[float, FrontEndReport]:
+        """Requests a second that are sustained when all come at once, and that run."""
+        report = self.serve([Request(0, length) for length in lengths])
+        return saturated(report), report
+
+    def gpu_j(self, report: FrontEndReport) -> float:
+        """Joules of the GPU's arithmetic, memory and caches, of a run; what it draws at rest is not in it."""
+        return sum(self.model(len(b.requests), b.longest).energy_pj for b in report.batches) * 1e-12
+
+    def prepare_ps(self, length: int) -> tuple[int, ...]:
+        """Of each stage."""
+        return tuple(stage.service_ps(length) for stage in self.stages)
