@@ -86,6 +86,7 @@ def compute_units(
 def link_stage(name: str, link: Link, bytes_of: Callable[[int], int]) -> Stage:
     """One direction of a link, a transfer after the other; starting one overlaps the one before."""
 
+    @cache
     def whole(length: int) -> int:
         return transfer_ps(link, bytes_of(length))
 

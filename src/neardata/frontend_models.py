@@ -12,7 +12,7 @@ from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 from neardata.frontend import FRAMES_STEP, Server, compute_units, link_stage, poisson, speech_lengths
-from neardata.sim.frontend import Batching, FrontEndReport, Stage
+from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Stage
 from neardata.slices import MIG, Eager, knee, mig_slice
 from neardata.workloads.networks import (
     Network,
@@ -245,7 +245,9 @@ def preba(
     figures |= {f"units/{kind}": count for kind, count in unit_counts(units).items()}
     for name, case in cases.items():
         core_ps = speech_ps if case.speech else lambda length: round(cpu_image_ms * 1e9)
-        found = _knees(case) | _rates(case, core_ps) | _tails(case, core_ps)
+        found = _knees(case) | _rates(case, core_ps)
+        found |= _tails(case, core_ps, found["base"], case.lengths, "")
+        found |= _tails(case, core_ps, found["base_fixed"], case.fixed_lengths, "_fixed")
         figures |= {f"{key}/{name}": value for key, value in found.items()}
     return figures | _averages(figures, cases)
 
@@ -267,6 +269,7 @@ def _rates(case: _Case, core_ps: Callable[[int], int]) -> Figures:
     cores, dpus = case.cores(core_ps), case.units()
     ideal_fixed, _ = case.server(case.static(case.fixed)).flood(case.fixed_lengths)
     base_fixed, _ = case.server(case.static(case.fixed), cores).flood(case.fixed_lengths)
+    preba_fixed, _ = case.server(case.static(case.fixed), dpus).flood(case.fixed_lengths)
     ideal, _ = case.server(case.dynamic()).flood(lengths)
     servers = {
         "base": case.server(case.static(), cores),
@@ -278,7 +281,8 @@ def _rates(case: _Case, core_ps: Callable[[int], int]) -> Figures:
         "base_fixed": base_fixed,
         "drop_percent": 100 * (1 - base_fixed / ideal_fixed),
         "cores": ideal_fixed * core_ps(case.fixed) / 1e12,
-        "gb_per_s": ideal_fixed * (case.bytes_in(case.fixed) + case.bytes_out(case.fixed)) / 1e9,
+        "preba_fixed": preba_fixed,
+        "gb_per_s": preba_fixed * (case.bytes_in(case.fixed) + case.bytes_out(case.fixed)) / 1e9,
         "ideal": ideal,
     }
     watts: dict[str, float] = {}
@@ -319,23 +323,28 @@ def _cost(prices: Mapping[str, float], watts: float, *, fpga: bool) -> float:
     return machines + prices["years"] * HOURS_A_YEAR * watts / 1000 * prices["usd_per_kwh"]
 
 
-def _tails(case: _Case, core_ps: Callable[[int], int]) -> Figures:
-    """Latencies where the base is loaded."""
+def _tails(
+    case: _Case, core_ps: Callable[[int], int], base_per_s: float, lengths: Sequence[int], ending: str
+) -> Figures:
+    """Latencies where the base is loaded, with inputs of these lengths."""
     given = case.given
-    base, better = case.server(case.static(), case.cores(core_ps)), case.server(case.dynamic(), case.units())
-    rate, _ = base.flood(case.lengths)
-    stream = poisson(case.lengths, given["load"] * rate, given["seed"])
+    one_length = lengths[0] if len(set(lengths)) == 1 else None
+    servers = {
+        "base": case.server(case.static(one_length), case.cores(core_ps)),
+        "preba": case.server(case.dynamic(), case.units()),
+    }
+    stream = poisson(lengths, given["load"] * base_per_s, given["seed"])
     found: Figures = {}
-    for name, server in (("base", base), ("preba", better)):
+    for name, server in servers.items():
         report = server.serve(stream)
         found[f"{name}_tail_ms"] = report.latency_ps(given["percentile"]) / 1e9
         parts = [report.parts_ps(r, server.prepare_ps(r.length)) for r in report.requests]
         whole = sum(sum(p.values()) for p in parts)
-        for part in ("queue", "prepare", "batch", "execute"):
+        for part in PARTS:
             found[f"{name}_{part}_percent"] = 100 * sum(p[part] for p in parts) / whole
     found["share_percent"] = found["base_queue_percent"] + found["base_prepare_percent"]
     found["tail_gain"] = found["base_tail_ms"] / found["preba_tail_ms"]
-    return found
+    return {key + ending: value for key, value in found.items()}
 
 
 def _averages(figures: Mapping[str, float], cases: Mapping[str, _Case]) -> Figures:
@@ -346,7 +355,7 @@ def _averages(figures: Mapping[str, float], cases: Mapping[str, _Case]) -> Figur
     speech = [name for name, case in cases.items() if case.speech]
     found = {
         key: mean(key, every)
-        for key in ("gain", "drop_percent", "loss_percent", "tail_gain", "energy_gain", "cost_gain",
+        for key in ("gain", "drop_percent", "loss_percent", "tail_gain", "tail_gain_fixed", "energy_gain", "cost_gain",
                     "cpu_less_percent")
     }  # fmt: skip
     found |= {key: mean(key, speech) for key in ("dpu_gain_percent", "batching_gain_percent", "gpu_more")}

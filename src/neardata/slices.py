@@ -73,7 +73,8 @@ class Eager:
     """
 
     def __init__(self, network: Callable[[int], Network], device: Processor, issue_ps: int) -> None:
-        self.network, self.device, self.issue_ps = cache(network), device, issue_ps
+        self.network, self.device, self.issue_ps = network, device, issue_ps
+        self._shapes = cache(self._shapes_of)
         self._runs: dict[tuple[int, int], Run] = {}
 
     def __call__(self, batch: int, length: int) -> Run:
@@ -86,18 +87,23 @@ class Eager:
             raise InputError(f"must be at least 1, got {batch}", key="batch")
         key = (batch, length)
         if key not in self._runs:
-            alike: dict[object, Cost] = {}
-            costs = []
-            for operator in self.network(length).operators:
-                shape = replace(operator, name="", parameters=0)
-                if shape not in alike:
-                    alike[shape] = kernel(self.device, operator, batch)
-                costs.append(alike[shape])
-            device_ps = [cost.time_ps for cost in costs]
-            dynamic = sum(cost.total_pj - cost.energy_pj["static"] for cost in costs)
+            alike, order = self._shapes(length)
+            costs = [kernel(self.device, operator, batch) for operator in alike]
+            device_ps = [costs[i].time_ps for i in order]
+            dynamic = [cost.total_pj - cost.energy_pj["static"] for cost in costs]
             time = issued_ps(device_ps, self.issue_ps)
-            self._runs[key] = Run(time, sum(device_ps), len(costs), dynamic)
+            pj = sum(dynamic[i] for i in order)
+            self._runs[key] = Run(time, sum(device_ps), len(order), pj)
         return self._runs[key]
+
+    def _shapes_of(self, length: int) -> tuple[list[Product | Pass], list[int]]:
+        """The operators of a network that differ in more than their names, and which comes when."""
+        places: dict[Product | Pass, int] = {}
+        order = []
+        for operator in self.network(length).operators:
+            shape = replace(operator, name="", parameters=0)
+            order.append(places.setdefault(shape, len(places)))
+        return list(places), order
 
     def per_s(self, batch: int, length: int) -> float:
         """Inputs a second, batch after batch."""
