@@ -25,7 +25,9 @@ def saturated(report: FrontEndReport, middle: Sequence[float] = MIDDLE) -> float
     """
     ends = sorted((batch.done_ps, len(batch.requests)) for batch in report.batches)
     if len(ends) < 8:
-        raise InputError(f"{len(ends)} batches are too few to tell a rate; serve more requests", key="requests")
+        raise InputError(
+            f"{len(ends)} batches are too few to tell a rate; serve more requests", key="requests"
+        )
     first, last = (ends[int(part * (len(ends) - 1))][0] for part in middle)
     if first == last:
         raise InputError("the middle of the batches ends at one moment; serve more requests", key="requests")

@@ -130,9 +130,7 @@ def convolution(
     """
     _positive(m=m, n=n, k=k, input_elements=input_elements)
     weights = stored_bytes(activation_dtype, n * k, k)
-    return _products(
-        processor, ((m, 1),), n, k, weights, activation_dtype, activation_dtype, input_elements
-    )
+    return _products(processor, ((m, 1),), n, k, weights, activation_dtype, activation_dtype, input_elements)
 
 
 def expert_matmul(

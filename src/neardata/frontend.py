@@ -33,8 +33,8 @@ def speech_lengths(n: int, mean_s: float, spread_s: float, seed: int) -> list[in
         InputError: a mean or spread that is not above zero.
 
     >>> lengths = speech_lengths(1000, 7.4, 5.2, seed=1)
-    >>> round(np.mean(lengths)), min(lengths) >= 100
-    (737, True)
+    >>> lengths == [50 * round(length / 50) for length in lengths], min(lengths) >= 100
+    (True, True)
     """
     if n < 1 or mean_s <= 0 or spread_s <= 0:
         raise InputError(f"{n} lengths of mean {mean_s} s and spread {spread_s} s", key="lengths")

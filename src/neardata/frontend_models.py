@@ -71,10 +71,9 @@ class _Case:
     def __init__(self, name: str, given: Mapping[str, Any]) -> None:
         self.name, self.given = name, given
         network, self.speech = _network(name)
-        self.profile = given["slice"]
-        self.slices = MIG["7g.40gb"][0] // MIG[self.profile][0]
-        issue_ps = round(given["issue_us"] * 1e6)
-        self.model = Eager(network, mig_slice(self.profile), issue_ps)
+        issue_ps, part = round(given["issue_us"] * 1e6), mig_slice(given["slice"])
+        self.slices = MIG["7g.40gb"][0] // part.compute.units
+        self.model = Eager(network, part, issue_ps)
         self.knee = _Knees(self.model, given["knee_gain"])
         self.whole_knee = _Knees(Eager(network, mig_slice("7g.40gb"), issue_ps), given["knee_gain"])
         self.fixed = FIXED_FRAMES if self.speech else 1
@@ -232,7 +231,9 @@ def preba(
     given = dict(locals())
     cases = {name: _Case(name, given) for name in models}
     if cpu_speech["model"] not in cases:
-        raise InputError(f"no model is '{cpu_speech['model']}'{nearest(cpu_speech['model'], cases)}", key="cpu_speech")
+        raise InputError(
+            f"no model is '{cpu_speech['model']}'{nearest(cpu_speech['model'], cases)}", key="cpu_speech"
+        )
     calibrated = cases[cpu_speech["model"]]
     ideal_fixed, _ = calibrated.server(calibrated.static(FIXED_FRAMES)).flood(calibrated.fixed_lengths)
     fixed_ps = cpu_speech["cores"] * 1e12 / ideal_fixed

@@ -46,7 +46,10 @@ def mig_slice(profile: str, gpu: str = "a100-40gb") -> Processor:
     }
     changed |= {f"compute.peak_tflops.{t}": v * part for t, v in whole.compute.peak_tflops.items()}
     for i, level in enumerate(whole.caches):
-        changed |= {f"caches.{i}.bytes": level.bytes * eighths // 8, f"caches.{i}.gb_per_s": level.gb_per_s * share}
+        changed |= {
+            f"caches.{i}.bytes": level.bytes * eighths // 8,
+            f"caches.{i}.gb_per_s": level.gb_per_s * share,
+        }
     return load_processor(gpu, changed)
 
 
@@ -116,12 +119,16 @@ def kernel(device: Processor, operator: Product | Pass, batch: int) -> Cost:
         dtype = "tf32" if operator.arithmetic == "convolution" else "fp32"
         if operator.arithmetic == "convolution":
             inputs = batch * operator.input_elements
-            return convolution(device, batch * operator.m, operator.n, operator.k, inputs, activation_dtype=dtype)
+            return convolution(
+                device, batch * operator.m, operator.n, operator.k, inputs, activation_dtype=dtype
+            )
         rows, count = (batch * operator.m, 1) if operator.weights else (operator.m, batch * operator.count)
         return matmul(
             device, rows, operator.n, operator.k, batch=count, weight_format=dtype, activation_dtype=dtype
         )
-    return elementwise(device, 4 * batch * operator.read, 4 * batch * operator.write, batch * operator.operations)
+    return elementwise(
+        device, 4 * batch * operator.read, 4 * batch * operator.write, batch * operator.operations
+    )
 
 
 def knee(per_s: Callable[[int], float], gain: float, most: int = 512) -> int:

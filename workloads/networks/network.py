@@ -118,9 +118,7 @@ class Network:
         self, name: str, elements: int, *, inputs: int = 1, operations: int = 1, parameters: int = 0
     ) -> None:
         """As many elements written as each of the ``inputs`` has."""
-        self.operators.append(
-            Pass(name, inputs * elements, elements, operations * elements, 0, parameters)
-        )
+        self.operators.append(Pass(name, inputs * elements, elements, operations * elements, 0, parameters))
 
     def pool(self, name: str, read: int, write: int, taps: int = 1) -> None:
         """A pooling, mean or concatenation: other numbers of elements in than out."""

@@ -37,7 +37,7 @@ def conformer_ctc(size: str, frames: int, vocabulary: int = 128) -> Network:
         InputError: no such size, no frames.
 
     >>> round(conformer_ctc("large", 250).parameters / 1e6)
-    121
+    122
     """
     if size not in CONFORMERS:
         raise InputError(f"unknown size '{size}'{nearest(size, CONFORMERS)}", key="size")

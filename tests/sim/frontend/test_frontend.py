@@ -48,9 +48,7 @@ def test_the_twin_by_ticks_serves_alike(stream, given_stages, fulls, wait, width
         return (lambda length: base + slope * length), (lambda length: interval + length)
 
     twins = [(servers, *timed(base, slope, every)) for servers, base, slope, every in given_stages]
-    expected, batches = naive(
-        stream, twins, lambda b: fulls[b], wait, width, merge, executors, execute
-    )
+    expected, batches = naive(stream, twins, lambda b: fulls[b], wait, width, merge, executors, execute)
     report = serve_batches(
         [Request(*r) for r in stream],
         [Stage(f"s{i}", servers, service, every) for i, (servers, service, every) in enumerate(twins)],
@@ -58,7 +56,9 @@ def test_the_twin_by_ticks_serves_alike(stream, given_stages, fulls, wait, width
         executors,
         execute,
     )
-    assert {r.index: (r.entered_ps, r.prepared_ps, r.begun_ps, r.done_ps) for r in report.requests} == expected
+    assert {
+        r.index: (r.entered_ps, r.prepared_ps, r.begun_ps, r.done_ps) for r in report.requests
+    } == expected
     assert [(b.executor, b.begun_ps, b.done_ps, b.requests) for b in report.batches] == batches
 
 
@@ -109,7 +109,9 @@ def test_a_pipelined_unit_takes_the_next_before_it_gives_on():
 
 def test_parts_of_a_request_add_up():
     core = Stage("core", 1, lambda length: 10)
-    report = serve_batches([Request(0), Request(0)], [core], Batching(lambda b: 1, 0), 1, lambda n, longest: 30)
+    report = serve_batches(
+        [Request(0), Request(0)], [core], Batching(lambda b: 1, 0), 1, lambda n, longest: 30
+    )
     second = report.requests[1]
     parts = report.parts_ps(second, (10,))
     assert parts == {"queue": 10, "prepare": 10, "batch": 20, "execute": 30}
@@ -118,7 +120,9 @@ def test_parts_of_a_request_add_up():
 
 def test_what_is_sustained_is_what_the_slowest_stage_takes():
     core = Stage("cores", 4, lambda length: 10**9)
-    report = serve_batches([Request(0)] * 2000, [core], Batching(lambda b: 8, 10**6), 7, lambda n, longest: 10**8)
+    report = serve_batches(
+        [Request(0)] * 2000, [core], Batching(lambda b: 8, 10**6), 7, lambda n, longest: 10**8
+    )
     assert saturated(report) == pytest.approx(4000, rel=0.01)
 
 
