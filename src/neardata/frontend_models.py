@@ -13,21 +13,9 @@ from neardata.arch.link import load_link
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 from neardata.frontend import FRAMES_STEP, Server, compute_units, link_stage, poisson, speech_lengths
 from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Stage
-from neardata.slices import MIG, Eager, knee, mig_slice
-from neardata.workloads.networks import (
-    Network,
-    citrinet,
-    conformer_ctc,
-    mobilenet_v3_small,
-    squeezenet_1_1,
-    swin_t,
-)
+from neardata.slices import MIG, Eager, Knees, mig_slice
+from neardata.workloads.networks import network_named
 
-IMAGES: dict[str, Callable[[], Network]] = {
-    "mobilenet-v3-small": mobilenet_v3_small,
-    "squeezenet-1.1": squeezenet_1_1,
-    "swin-t": swin_t,
-}
 MELS, SAMPLES_A_FRAME, FP32_BYTES = 80, 160, 4
 FIXED_FRAMES, LONG_FRAMES = 250, 1000
 """Inputs of the paper's characterisation (2.5 s), and longer ones."""
@@ -35,47 +23,17 @@ HOURS_A_YEAR = 8760
 Figures = dict[str, float]
 
 
-def _network(name: str) -> tuple[Callable[[int], Network], bool]:
-    """A network by length of its input, and whether that is speech."""
-    if name in IMAGES:
-        return (lambda length: IMAGES[name]()), False
-    family, _, size = name.rpartition("-")
-    if family == "conformer-ctc":
-        return (lambda length: conformer_ctc(size, length)), True
-    if family == "citrinet" and size.isdigit():
-        return (lambda length: citrinet(int(size), length)), True
-    known = [*IMAGES, "conformer-ctc-small", "conformer-ctc-medium", "conformer-ctc-large", "citrinet-512"]
-    raise InputError(f"unknown network '{name}'{nearest(name, known)}", key="models")
-
-
-class _Knees:
-    """Batches of a model on a slice beyond which more gains little, by length of the inputs."""
-
-    def __init__(self, model: Eager, gain: float) -> None:
-        self.model, self.gain = model, gain
-        self._known: dict[int, int] = {}
-
-    def __call__(self, length: int) -> int:
-        if length not in self._known:
-            self._known[length] = knee(lambda batch: self.model.per_s(batch, length), self.gain)
-        return self._known[length]
-
-    def ps(self, length: int) -> int:
-        """Time_knee."""
-        return self.model(self(length), length).time_ps
-
-
 class _Case:
     """A model with everything in front of it."""
 
     def __init__(self, name: str, given: Mapping[str, Any]) -> None:
         self.name, self.given = name, given
-        network, self.speech = _network(name)
+        network, self.speech = network_named(name)
         issue_ps, part = round(given["issue_us"] * 1e6), mig_slice(given["slice"])
         self.slices = MIG["7g.40gb"][0] // part.compute.units
         self.model = Eager(network, part, issue_ps)
-        self.knee = _Knees(self.model, given["knee_gain"])
-        self.whole_knee = _Knees(Eager(network, mig_slice("7g.40gb"), issue_ps), given["knee_gain"])
+        self.knee = Knees(self.model, given["knee_gain"])
+        self.whole_knee = Knees(Eager(network, mig_slice("7g.40gb"), issue_ps), given["knee_gain"])
         self.fixed = FIXED_FRAMES if self.speech else 1
         self.wait_ps = self.knee.ps(self.fixed) // self.slices
         self.link = load_link(given["link"])

@@ -146,3 +146,25 @@ def knee(per_s: Callable[[int], float], gain: float, most: int = 512) -> int:
     while batch < most and per_s(2 * batch) >= (1 + gain) * per_s(batch):
         batch *= 2
     return batch
+
+
+class Knees:
+    """Batches of a model on a slice beyond which more gains little, by length of the inputs.
+
+    Args:
+        gain: as of `knee`.
+    """
+
+    def __init__(self, model: Eager, gain: float) -> None:
+        self.model, self.gain = model, gain
+        self._known: dict[int, int] = {}
+
+    def __call__(self, length: int) -> int:
+        """PREBA's Batch_knee."""
+        if length not in self._known:
+            self._known[length] = knee(lambda batch: self.model.per_s(batch, length), self.gain)
+        return self._known[length]
+
+    def ps(self, length: int) -> int:
+        """PREBA's Time_knee: of a batch of that size."""
+        return self.model(self(length), length).time_ps
