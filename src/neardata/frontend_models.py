@@ -314,8 +314,8 @@ def _averages(figures: Mapping[str, float], cases: Mapping[str, _Case]) -> Figur
     speech = [name for name, case in cases.items() if case.speech]
     found = {
         key: mean(key, every)
-        for key in ("gain", "drop_percent", "loss_percent", "tail_gain", "tail_gain_fixed", "energy_gain", "cost_gain",
-                    "cpu_less_percent")
+        for key in ("gain", "drop_percent", "loss_percent", "tail_gain", "tail_gain_fixed", "energy_gain",
+                    "cost_gain", "cpu_less_percent")
     }  # fmt: skip
     found |= {key: mean(key, speech) for key in ("dpu_gain_percent", "batching_gain_percent", "gpu_more")}
     found["time_knee_ms"] = mean("time_knee_ms", speech)

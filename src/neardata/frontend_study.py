@@ -1,4 +1,4 @@
-"""Studies of inference servers as YAML: a network on slices of a GPU, behind several ways to prepare its inputs.
+"""Studies of inference servers as YAML: a network on slices of a GPU, behind ways to prepare its inputs.
 
 ::
 
@@ -184,7 +184,9 @@ def load_front_end_study(path: Path) -> FrontEndStudy:
     speech = _placed(file, ("network",), lambda: network_named(study.network))[1]
     _placed(file, ("gpu",), lambda: mig_slice(study.gpu.slice, study.gpu.name))
     if speech and study.requests.seconds is None:
-        raise file.error(f"missing: {study.network} takes speech, and the lengths must be told", "requests", "seconds")
+        raise file.error(
+            f"missing: {study.network} takes speech, and the lengths must be told", "requests", "seconds"
+        )
     if not speech and study.requests.seconds is not None:
         raise file.error(f"{study.network} takes images, which have no length", "requests", "seconds")
     for label, setup in study.setups.items():

@@ -33,7 +33,8 @@ def test_image_networks_have_the_published_size(network, parameters, gmacs):
 @pytest.mark.parametrize(
     ("network", "millions"),
     [
-        (conformer_ctc("small", 250), 13), (conformer_ctc("medium", 250), 30.5), (conformer_ctc("large", 250), 121.5),
+        (conformer_ctc("small", 250), 13), (conformer_ctc("medium", 250), 30.5),
+        (conformer_ctc("large", 250), 121.5),
         (citrinet(256, 250), 10.3), (citrinet(512, 250), 37), (citrinet(1024, 250), 142),
     ],
 )  # fmt: skip

@@ -14,7 +14,13 @@ IMAGES: dict[str, Callable[[], Network]] = {
     "squeezenet-1.1": squeezenet_1_1,
     "swin-t": swin_t,
 }
-NAMES = (*IMAGES, *(f"conformer-ctc-{size}" for size in CONFORMERS), "citrinet-256", "citrinet-512", "citrinet-1024")
+NAMES = (
+    *IMAGES,
+    *(f"conformer-ctc-{size}" for size in CONFORMERS),
+    "citrinet-256",
+    "citrinet-512",
+    "citrinet-1024",
+)
 
 
 def network_named(name: str) -> tuple[Callable[[int], Network], bool]:
