@@ -53,6 +53,8 @@ class Waiting:
     buckets: dict[int, deque[tuple[int, int]]] = field(default_factory=dict)
     """Of (joined, request)."""
     count: int = 0
+    fulls: dict[int, int] = field(default_factory=dict)
+    """Of a full batch, by bucket, as far as it was asked."""
 
     def join(self, now: int, request: int, length: int) -> None:
         """A request begins to wait."""
@@ -80,10 +82,11 @@ class Waiting:
         return taken
 
     def _most(self, bucket: int) -> int:
-        most = self.rules.most(bucket)
-        if most < 1:
-            raise InputError(f"a full batch holds at least 1 request, got {most}", key="most")
-        return most
+        if bucket not in self.fulls:
+            self.fulls[bucket] = most = self.rules.most(bucket)
+            if most < 1:
+                raise InputError(f"a full batch holds at least 1 request, got {most}", key="most")
+        return self.fulls[bucket]
 
     def _take(self, bucket: int, room: int) -> list[int]:
         queue = self.buckets[bucket]
