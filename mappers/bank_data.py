@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.mappers.layout import LANES, AimWeights, AttAccWeights, HbmPimWeights, Layout
+from neardata.mappers.layout import LANES, layout_of
 from neardata.sim.dram.program import Affine, Issue, Loop, Parallel, Phase, Program, Step
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim_programs import OWN_ROWS, device_of, family_of
+from neardata.sim.system.pim_programs import device_of, family_of
 
 Ints = NDArray[np.int64]
 
@@ -32,7 +32,8 @@ def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
     """y[m, n] as the program computes it.
 
     Args:
-        program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named.
+        program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named. The partial sums of
+            its parts of k are added here.
         x, w: (m, k) and (n, k) integers.
 
     Raises:
@@ -47,24 +48,23 @@ def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
     family = family_of(device_of(program.device))
     if family == "aim" and not kernel.order:
         raise DataError("name the order: the fastest is the generator's choice")
-    layouts: dict[str, type] = {"aim": AimWeights, "hbm-pim": HbmPimWeights, "attacc": AttAccWeights}
-    channel_of: dict[str, type[_Channel]] = {"aim": _Aim, "hbm-pim": _HbmPim, "attacc": _AttAcc}
     # channels without a block take no part
-    layout: Layout = layouts[family](kernel.n, kernel.k, program.channels)
-    if isinstance(layout, AimWeights):
-        layout = replace(layout, own_rows=kernel.order.endswith(OWN_ROWS))
+    each = program.channels // kernel.k_parts
+    bodies = (group.body for group in program.groups for _ in range(group.channels))
     y = np.zeros((kernel.m, kernel.n), dtype=np.int64)
-    number = 0
-    for group in program.groups:
-        for _ in range(group.channels):
-            channel = channel_of[family](kernel, layout, number, x, w)
-            for command, at in walk(group.body):
+    for start, stop in kernel.parts:
+        part = replace(kernel, k=stop - start, k_parts=1, channels=None)
+        layout = layout_of(part.n, part.k, program.device, each, own_rows=kernel.own_rows)
+        for number, body in zip(range(each), bodies, strict=False):
+            channel = _CHANNELS[family](part, layout, number, x[:, start:stop], w[:, start:stop])
+            for command, at in walk(body):
                 channel.issue(command, at)
             channel.finish()
             outputs = channel.outputs()
             inside = outputs < kernel.n
-            y[:, outputs[inside]] = channel.y[:, inside]
-            number += 1
+            y[:, outputs[inside]] += channel.y[:, inside]
+    if next(bodies, None) is not None:
+        raise DataError(f"{program.channels} channels work; there are {kernel.k_parts} parts of {each}")
     return y
 
 
@@ -171,14 +171,14 @@ class _Aim(_Channel):
         self.sums = np.zeros((4, 4), dtype=np.int64)
         passes = self.blocks(16)
         self.y = np.zeros((self.kernel.m, passes * 16), dtype=np.int64)
-        self.bursts = _padded(self.x, self.layout.bursts * LANES).reshape(self.kernel.m, -1, LANES)
+        self.bursts = _padded(self.x, self.layout.tiling.bursts * LANES).reshape(self.kernel.m, -1, LANES)
 
     def outputs(self) -> Ints:
         return self.outputs_of_blocks(16)
 
     def host(self) -> Iterator[Any]:
-        m, passes, tiling = self.kernel.m, self.blocks(16), self.layout
-        order = self.kernel.order.removesuffix(OWN_ROWS)
+        m, passes, tiling = self.kernel.m, self.blocks(16), self.layout.tiling
+        order = self.kernel.order
 
         def load(v: int, s: int, first: int = 0, copies: int = 1) -> Iterator[Any]:
             for j in range(copies):
@@ -332,7 +332,7 @@ class _AttAcc(_Channel):
         return self.outputs_of_blocks(16)
 
     def segment(self, s: int) -> int:
-        return 32 if s < self.layout.segments - 1 else int(self.layout.last)
+        return 32 if s < self.layout.tiling.segments - 1 else int(self.layout.tiling.last)
 
     def lines(self, block: int) -> int:
         return min(16, self.blocks(16) - 16 * block)
@@ -340,10 +340,10 @@ class _AttAcc(_Channel):
     def all_loads(self) -> Iterator[tuple[int, int, int, int]]:
         """(vector, part, bank, 1 at the first burst of a segment) of each WRGB."""
         blocks = -(-self.blocks(16) // 16)
-        stationary = self.kernel.order == "input-stationary" or self.layout.segments == 1
+        stationary = self.kernel.order == "input-stationary" or self.layout.tiling.segments == 1
         for v in range(self.kernel.m):
             for _ in range(1 if stationary else blocks):
-                for s in range(self.layout.segments):
+                for s in range(self.layout.tiling.segments):
                     for bank in range(4):
                         for part in range(self.segment(s)):
                             yield v, 32 * s + part, bank, int(bank == 0 and part == 0)
@@ -351,7 +351,7 @@ class _AttAcc(_Channel):
     def host(self) -> Iterator[Any]:
         """Visits and results; the buffers are written beside them."""
         blocks = range(-(-self.blocks(16) // 16))
-        segments = range(self.layout.segments)
+        segments = range(self.layout.tiling.segments)
         for v in range(self.kernel.m):
             if self.kernel.order == "input-stationary":
                 for s in segments:
@@ -421,3 +421,6 @@ class _AttAcc(_Channel):
         super().finish()
         if self.moved or self.buffers or next(self.loads, None) is not None:
             raise DataError(f"channel {self.number}: the program ends before everything is moved")
+
+
+_CHANNELS: dict[str, type[_Channel]] = {"aim": _Aim, "hbm-pim": _HbmPim, "attacc": _AttAcc}
