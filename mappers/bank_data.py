@@ -21,20 +21,20 @@ from neardata.sim.dram.program import Affine, Issue, Loop, Parallel, Phase, Prog
 from neardata.sim.program import PimMatMul
 from neardata.sim.system.pim_programs import device_of, family_of
 
-Ints = NDArray[np.int64]
+Numbers = NDArray[Any]
 
 
 class DataError(Exception):
     """A program that does not do what its kernel says."""
 
 
-def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
+def multiply(kernel: PimMatMul, program: Program, x: Numbers, w: Numbers) -> Numbers:
     """y[m, n] as the program computes it.
 
     Args:
         program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named. The partial sums of
             its parts of k are added here.
-        x, w: (m, k) and (n, k) integers.
+        x, w: (m, k) and (n, k) numbers.
 
     Raises:
         DataError: a column command to a closed or another row, more or fewer bursts than the kernel needs.
@@ -49,9 +49,11 @@ def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
     if family == "aim" and not kernel.order:
         raise DataError("name the order: the fastest is the generator's choice")
     # channels without a block take no part
+    dtype = np.result_type(x, w)
+    x, w = x.astype(dtype), w.astype(dtype)
     each = program.channels // kernel.k_parts
     bodies = (group.body for group in program.groups for _ in range(group.channels))
-    y = np.zeros((kernel.m, kernel.n), dtype=np.int64)
+    y = np.zeros((kernel.m, kernel.n), dtype=dtype)
     for start, stop in kernel.parts:
         part = replace(kernel, k=stop - start, k_parts=1, channels=None)
         layout = layout_of(part.n, part.k, program.device, each, own_rows=kernel.own_rows)
@@ -98,7 +100,7 @@ def _value(a: Affine, values: Mapping[str, int]) -> int:
     return a.constant + sum(factor * values[name] for name, factor in a.factors)
 
 
-def _padded(x: Ints, width: int) -> Ints:
+def _padded(x: Numbers, width: int) -> Numbers:
     return np.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
@@ -109,14 +111,15 @@ class _Channel(ABC):
     """Nodes of each level below the channel."""
     columns: int
 
-    def __init__(self, kernel: PimMatMul, layout: Any, number: int, x: Ints, w: Ints) -> None:
+    def __init__(self, kernel: PimMatMul, layout: Any, number: int, x: Numbers, w: Numbers) -> None:
         self.kernel, self.layout, self.number = kernel, layout, number
         outputs, inputs = np.mgrid[: kernel.n, : kernel.k]
         places = {name: values.ravel() for name, values in layout.place(outputs, inputs).items()}
         mine = places.pop("channel") == number
         rows = self.rows(int(places["row"].max()) + 1)
         noise = np.random.default_rng(number)
-        self.data: Ints = noise.integers(-99, 99, (*self.levels, rows, self.columns, LANES))
+        shape = (*self.levels, rows, self.columns, LANES)
+        self.data: Numbers = noise.integers(-99, 99, shape).astype(x.dtype)
         self.data[tuple(values[mine] for values in places.values())] = w.ravel()[mine]
         self.x = x
         self.script = self.host()
@@ -134,10 +137,10 @@ class _Channel(ABC):
         """Do what a command does to the data."""
 
     @abstractmethod
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         """Outputs of the columns of ``y``."""
 
-    y: Ints
+    y: Numbers
 
     def next(self, kind: str) -> Any:
         """What the host does next, which must be of a kind."""
@@ -156,7 +159,7 @@ class _Channel(ABC):
         blocks = -(-self.kernel.n // size)
         return blocks // self.layout.channels + (self.number < blocks % self.layout.channels)
 
-    def outputs_of_blocks(self, size: int) -> Ints:
+    def outputs_of_blocks(self, size: int) -> Numbers:
         block = np.arange(self.blocks(size)) * self.layout.channels + self.number
         return (block[:, None] * size + np.arange(size)).ravel()
 
@@ -167,13 +170,13 @@ class _Aim(_Channel):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.row: int | None = None
-        self.buffer = np.zeros((self.columns, LANES), dtype=np.int64)
-        self.sums = np.zeros((4, 4), dtype=np.int64)
+        self.buffer = np.zeros((self.columns, LANES), dtype=self.x.dtype)
+        self.sums = np.zeros((4, 4), dtype=self.x.dtype)
         passes = self.blocks(16)
-        self.y = np.zeros((self.kernel.m, passes * 16), dtype=np.int64)
+        self.y = np.zeros((self.kernel.m, passes * 16), dtype=self.x.dtype)
         self.bursts = _padded(self.x, self.layout.tiling.bursts * LANES).reshape(self.kernel.m, -1, LANES)
 
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         return self.outputs_of_blocks(16)
 
     def host(self) -> Iterator[Any]:
@@ -241,18 +244,18 @@ class _HbmPim(_Channel):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.opened: dict[int, int] = {}
-        self.a = np.zeros((8, LANES), dtype=np.int64)
-        self.b = np.zeros((4, 2, 8, LANES), dtype=np.int64)
+        self.a = np.zeros((8, LANES), dtype=self.x.dtype)
+        self.b = np.zeros((4, 2, 8, LANES), dtype=self.x.dtype)
         self.macs = 0
         self.input_tiles = -(-self.kernel.k // 128)
-        self.y = np.zeros((self.kernel.m, self.blocks(64) * 64), dtype=np.int64)
+        self.y = np.zeros((self.kernel.m, self.blocks(64) * 64), dtype=self.x.dtype)
         self.entries = _padded(self.x, self.input_tiles * 128).reshape(self.kernel.m, -1, 8, LANES)
 
     def rows(self, used: int) -> int:
         tiles = self.blocks(64)
         return int(self.layout.tile_rows) * tiles + self.kernel.m * -(-tiles // 4)
 
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         return self.outputs_of_blocks(64)
 
     def host(self) -> Iterator[Any]:
@@ -317,18 +320,18 @@ class _AttAcc(_Channel):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.row: int | None = None
-        self.buffers: list[list[list[Ints]]] = []
+        self.buffers: list[list[list[Numbers]]] = []
         """Of each segment in the vector buffers, bursts of each bank."""
-        self.sums = np.zeros((2, 2, 4, 16), dtype=np.int64)
+        self.sums = np.zeros((2, 2, 4, 16), dtype=self.x.dtype)
         self.visit: _Visit | None = None
         self.moved = 0
-        self.y = np.zeros((self.kernel.m, self.blocks(16) * 16), dtype=np.int64)
+        self.y = np.zeros((self.kernel.m, self.blocks(16) * 16), dtype=self.x.dtype)
         parts = -(-self.kernel.k // 64)
         self.parts = _padded(self.x, parts * 64).reshape(self.kernel.m, parts, 4, LANES)
         self.loads = self.all_loads()
         self.load: tuple[int, int, int] | None = None
 
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         return self.outputs_of_blocks(16)
 
     def segment(self, s: int) -> int:

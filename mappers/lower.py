@@ -14,12 +14,13 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
-from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
+from neardata.mappers.kernels import elementwise_kernel, formats, pim_refusal, processor_kernel
 from neardata.mappers.layout import placed_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.product_choice import ProductChoice
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
-from neardata.sim.program import Collective, Elementwise, Kernel, Operand, Program, Task, Transfer
+from neardata.sim.program import Collective, Elementwise, Kernel, Operand, PimMatMul, Program, Task, Transfer
 from neardata.workloads.graph import Graph, Operator
 
 Cost = Callable[[str, Kernel], int]
@@ -82,11 +83,19 @@ class _Lowering:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
         self.layers = sorted({op.layer for graph in graphs for op in graph if op.layer is not None})
+        self.shardings = [Sharding(graph, len(self.stages[0]), mapping.experts) for graph in graphs]
         self.tasks: list[Task] = []
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}
         self.choice: dict[tuple[Kernel, ...], bool] = {}
-        self.rooms: dict[tuple[int, int], int] = {}
+        self.rooms: dict[PimMatMul, int] = {}
+        self.products = None
+        if self.pim is None and mapping.products:
+            raise InputError("forms of products in memory, and no PIM memory is used", key="mapping.products")
+        if self.pim is not None:
+            self.products = ProductChoice(
+                list(zip(graphs, self.shardings, strict=True)), system, mapping, self.processor, self.pim, cost
+            )
         self.refused: dict[str, dict[str, None]] = {}
         """Why the memories do not run products that the mapping would give them: groups of operators."""
 
@@ -118,11 +127,10 @@ class _Lowering:
 
     def program(self) -> Program:
         """Lower every step of every micro-batch."""
-        shardings = [Sharding(graph, len(self.stages[0]), self.mapping.experts) for graph in self.graphs]
         walks = []
-        for b, graph in enumerate(self.graphs):
+        for b, (graph, sharding) in enumerate(zip(self.graphs, self.shardings, strict=True)):
             prefix = f"b{b}/" if len(self.graphs) > 1 else ""
-            walk = _Pass(self, graph, shardings[b], prefix, "s0/" if self.mapping.steps > 1 else "")
+            walk = _Pass(self, graph, sharding, prefix, "s0/" if self.mapping.steps > 1 else "")
             walk.run()
             walks.append(walk)
         for step in range(1, self.mapping.steps):
@@ -198,14 +206,15 @@ class _Lowering:
             self.choice[key] = there < self.cost(self.processor, otherwise)
         return self.choice[key]
 
-    def room_of(self, n: int, k: int) -> int:
-        """Bytes of the bank rows that an n x k matrix takes in the PIM memory."""
-        if (n, k) not in self.rooms:
+    def room_of(self, kernel: PimMatMul) -> int:
+        """Bytes of the bank rows that a product's matrix takes in the PIM memory."""
+        kernel = replace(kernel, m=1, order="")
+        if kernel not in self.rooms:
             assert self.pim is not None and self.device is not None
             unit = self.system.units[self.pim]
             assert isinstance(unit, PimUnit)
-            self.rooms[n, k] = placed_bytes(n, k, self.device, unit.channels)
-        return self.rooms[n, k]
+            self.rooms[kernel] = placed_bytes(kernel, self.device, unit.channels)
+        return self.rooms[kernel]
 
     def link_between(self, one: str, other: str) -> str:
         """The link that joins two units.
@@ -228,6 +237,25 @@ def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
     (start, stop), *rest = operand.slices
     size = operand.bytes * (rows[1] - rows[0]) // (stop - start)
     return Operand(operand.tensor, operand.place, size, (rows, *rest), operand.add)
+
+
+def _chains(
+    base: str, operator: Operator, kernels: tuple[Kernel, ...]
+) -> list[tuple[tuple[str, Kernel], ...]]:
+    """Kernels that follow each other, with the names of their tasks: all of attention's; of products, each with
+    the sum of its partial sums behind it."""
+    if operator.kind == "attention":
+        names = [base] if len(kernels) == 1 else [f"{base}.{k}" for k in range(len(kernels))]
+        return [tuple(zip(names, kernels, strict=True))]
+    chains: list[tuple[tuple[str, Kernel], ...]] = []
+    products = sum(not isinstance(kernel, Elementwise) for kernel in kernels)
+    for kernel in kernels:
+        if isinstance(kernel, Elementwise):
+            (product,) = chains[-1]
+            chains[-1] = (product, (f"{product[0]}.sum", kernel))
+        else:
+            chains.append(((base if products == 1 else f"{base}.{len(chains)}", kernel),))
+    return chains
 
 
 class _Pass:
@@ -479,14 +507,14 @@ class _Pass:
 
     def _in_memory(self, operator: Operator, rule: Rule, i: int, slot: Slot) -> tuple[Kernel, ...]:
         """Kernels of a product that is to run in the slot's memory; none otherwise."""
-        if slot.pim is None:
+        if slot.pim is None or (self.low.mapping.on_pim == "attention" and operator.kind != "attention"):
             return ()
         assert self.low.device is not None
-        if self.low.mapping.on_pim != "attention" or operator.kind == "attention":
-            refusal = pim_refusal(self.graph, operator, self.low.device)
-            if refusal is not None:
-                self.low.refused.setdefault(refusal, {})[operator.group or operator.kind] = None
-        kernels = pim_kernels(self.graph, operator, rule, i, self.low.device)
+        refusal = pim_refusal(self.graph, operator, self.low.device)
+        if refusal is not None:
+            self.low.refused.setdefault(refusal, {})[operator.group or operator.kind] = None
+        assert self.low.products is not None
+        kernels = self.low.products.kernels(self.graph, operator, rule, i)
         kernel = processor_kernel(self.graph, [operator], [rule], i)
         if kernel is None:
             return ()
@@ -529,42 +557,42 @@ class _Pass:
         suffix: str,
         kernels: tuple[Kernel, ...],
     ) -> None:
-        """Products: one task per kernel; attention's follow each other, others are independent."""
-        place = self.low.place_of(unit)
+        """Products: one task per kernel; attention's follow each other, and the sum of partial sums its
+        product; others are independent."""
+        place, home = self.low.place_of(unit), self.low.place_of(processor)
         after, reads = self._inputs(group, i, place)
         if unit != processor:
-            self._take_rows(group[0], i, place)
+            self._take_rows(group[0], i, place, kernels)
         base = f"{self.name}{group[-1].name}{suffix}"
-        names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
-        chained = group[0].kind == "attention"
-        writes = self._outputs(group, i, place, names[-1:] if chained else names)
-        experts = self._by_expert(group[0], reads, writes) if len(kernels) > 1 and not chained else []
-        waits = after
-        for k, (name, kernel) in enumerate(zip(names, kernels, strict=True)):
-            # attention's softmax, where the memory has no unit for it
-            between = kernel if isinstance(kernel, Elementwise) else None
-            if between is not None:
-                waits = self._cross(name, place, self.low.place_of(processor), between.read_bytes, waits)
-            if experts:
-                operands = experts[k]
-            else:
-                operands = (() if between else reads, writes if k == len(names) - 1 else ())
-            self._add(
-                Task(
-                    name=name,
-                    unit=processor if between else unit,
-                    kernel=kernel,
-                    after=waits,
-                    operators=tuple(self.prefix + operator.name for operator in group),
-                    reads=operands[0],
-                    writes=operands[1],
+        chains = _chains(base, group[0], kernels)
+        ends = tuple(chain[-1][0] for chain in chains)
+        # sums that the processor adds are where it adds them
+        end_place = home if isinstance(kernels[-1], Elementwise) else place
+        writes = self._outputs(group, i, end_place, ends)
+        experts = self._by_expert(group[0], reads, writes) if len(chains) > 1 else []
+        for c, chain in enumerate(chains):
+            inputs, outputs = experts[c] if experts else (reads, writes)
+            waits = after
+            for name, kernel in chain:
+                # the softmax, or the sum of partial sums, where the memory has no unit for it
+                on_processor = isinstance(kernel, Elementwise)
+                if isinstance(kernel, Elementwise):
+                    waits = self._cross(name, place, home, kernel.read_bytes, waits)
+                self._add(
+                    Task(
+                        name=name,
+                        unit=processor if on_processor else unit,
+                        kernel=kernel,
+                        after=waits,
+                        operators=tuple(self.prefix + operator.name for operator in group),
+                        reads=() if on_processor else inputs,
+                        writes=outputs if name == chain[-1][0] else (),
+                    )
                 )
-            )
-            if chained:
-                waits = (name,) if k + 1 < len(names) else waits
-            if between is not None:
-                waits = self._cross(name, self.low.place_of(processor), place, between.write_bytes, waits)
-        self.ends += names[-1:] if chained else names
+                waits = (name,)
+                if isinstance(kernel, Elementwise) and name != chain[-1][0]:
+                    waits = self._cross(name, home, place, kernel.write_bytes, waits)
+        self.ends += ends
 
     def _cross(
         self, name: str, origin: str, target: str, size: int, after: tuple[str, ...]
@@ -576,9 +604,10 @@ class _Pass:
         self._add(Task(task, self.low.link_between(origin, target), Transfer(origin, target, size), after))
         return (task,)
 
-    def _take_rows(self, operator: Operator, i: int, place: str) -> None:
+    def _take_rows(self, operator: Operator, i: int, place: str, kernels: tuple[Kernel, ...]) -> None:
         """Matrices multiplied in the banks take whole rows of all of them."""
         rule = self.sharding.rules[operator.name]
+        form = next((kernel for kernel in kernels if isinstance(kernel, PimMatMul)), PimMatMul(1, 1, 1))
         for name in operator.inputs:
             tensor = self.graph.tensors[name]
             shard = input_shard(self.graph, operator, name, rule, i)
@@ -586,7 +615,7 @@ class _Pass:
                 continue
             *experts, n, k = (stop - start for start, stop in regions_of(tensor, shard))
             key = (name, place, shard)
-            room = self.low.room_of(n, k) * (experts[0] if experts else 1)
+            room = self.low.room_of(replace(form, n=n, k=k)) * (experts[0] if experts else 1)
             self.low.placed[key] = replace(self.low.placed[key], bytes=room)
 
     def _by_expert(

@@ -185,6 +185,11 @@ class PimMatMul:
         return tuple(itertools.pairwise(edges))
 
     @property
+    def formless(self) -> PimMatMul:
+        """What is computed, without how."""
+        return PimMatMul(self.m, self.n, self.k)
+
+    @property
     def partial_sum_bytes(self) -> int:
         """Bytes of the partial sums of all parts."""
         return self.k_parts * self.m * self.n * SUM_BYTES if self.k_parts > 1 else 0

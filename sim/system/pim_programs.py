@@ -132,6 +132,7 @@ def program_of(
 def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) -> Program:
     """Parts of k one beside the other, each with its own channels."""
     used = check_form(kernel, device, channels) // kernel.k_parts
+    kernel = with_order(kernel, device, channels)
     made = {}
     for start, stop in kernel.parts:
         if stop - start not in made:
@@ -142,6 +143,19 @@ def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) ->
     groups = tuple(group for program in programs for group in program.groups)
     reopen = next((program.refresh for program in programs if program.refresh), None)
     return replace(programs[0], groups=groups, refresh=reopen, name=f"{programs[0].name}, {len(programs)} parts")
+
+
+def with_order(kernel: PimMatMul, device: Device, channels: int) -> PimMatMul:
+    """With the order named in which the device goes through a product: where it is empty, the default."""
+    if kernel.order:
+        return kernel
+    family = family_of(device)
+    if family != "aim":
+        return replace(kernel, order="output-stationary")
+    part = max(stop - start for start, stop in kernel.parts)
+    tiling = aim_matmul.Tiling(part, device.bursts_per_row, own_rows=kernel.own_rows)
+    passes = -(-kernel.n // (aim_matmul.BANKS * ((kernel.channels or channels) // kernel.k_parts)))
+    return replace(kernel, order=aim_matmul.fastest_order(kernel.m, passes, tiling, device))
 
 
 def _product(kernel: PimMatMul, k: int, device: Device, family: Family, channels: int) -> Program:
@@ -213,6 +227,15 @@ def check_form(kernel: PimMatMul, device: Device | str, channels: int) -> int:
             "reduction", f"partial sums of '{model.name}' are added by {allowed}; got '{kernel.reduction}'"
         )
     return used
+
+
+def reductions_of(device: Device | str) -> tuple[str, ...]:
+    """Who can add partial sums, the device's own unit first: for `PimMatMul.reduction`.
+
+    >>> reductions_of("gddr6-aim"), reductions_of("attacc-hbm3")
+    (('processor',), ('buffer', 'processor'))
+    """
+    return REDUCTIONS[family_of(device_of(device))]
 
 
 def divisors(number: int) -> list[int]:
