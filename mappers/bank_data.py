@@ -32,8 +32,8 @@ def multiply(kernel: PimMatMul, program: Program, x: Numbers, w: Numbers) -> Num
     """y[m, n] as the program computes it.
 
     Args:
-        program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named. The partial sums of
-            its parts of k are added here.
+        program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named. The partial sums
+            of its parts of k are added here.
         x, w: (m, k) and (n, k) numbers.
 
     Raises:

@@ -295,6 +295,8 @@ class Run:
             self.readers[task.operators] = self.number
         if not task.writes:
             return
+        if isinstance(task.kernel, PimMatMul) and task.kernel.reduction == "processor":
+            raise ProgramError(f"task '{task.name}': writes results, but its partial sums are not added")
         # an operator of several kernels reads with its first, and writes with its last
         reader = self.readers.get(task.operators, self.number)
         self.reader = self.program.tasks[reader]

@@ -2,8 +2,9 @@
 
 `layout_of` gives the layout of a device; `placed_bytes` the room that a matrix takes.
 `AimWeights`, `HbmPimWeights` and `AttAccWeights` are the layouts that the programs of
-`neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on: rows by the tilings of these,
-places written down apart from them. Keys lie like a matrix of positions x width, values like one of width x positions.
+`neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on: rows by the tilings of
+these, places written down apart from them. Keys lie like a matrix of positions x width, values like one of
+width x positions.
 """
 
 from __future__ import annotations
@@ -186,7 +187,8 @@ class AttAccWeights:
         row, column = np.divmod(line * parts + part, 32)
         return {
             "channel": channel, "pseudo_channel": group // 8, "rank": group // 4 % 2, "bank_group": group % 4,
-            "bank": bank, "row": block * self.tiling.block_rows + segment * 16 + row, "column": column, "lane": lane,
+            "bank": bank, "row": block * self.tiling.block_rows + segment * 16 + row, "column": column,
+            "lane": lane,
         }  # fmt: skip
 
     def element(self, places: Places) -> tuple[Ints, Ints]:

@@ -94,7 +94,12 @@ class _Lowering:
             raise InputError("forms of products in memory, and no PIM memory is used", key="mapping.products")
         if self.pim is not None:
             self.products = ProductChoice(
-                list(zip(graphs, self.shardings, strict=True)), system, mapping, self.processor, self.pim, cost
+                list(zip(graphs, self.shardings, strict=True)),
+                system,
+                mapping,
+                self.processor,
+                self.pim,
+                cost,
             )
         self.refused: dict[str, dict[str, None]] = {}
         """Why the memories do not run products that the mapping would give them: groups of operators."""
@@ -242,8 +247,8 @@ def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
 def _chains(
     base: str, operator: Operator, kernels: tuple[Kernel, ...]
 ) -> list[tuple[tuple[str, Kernel], ...]]:
-    """Kernels that follow each other, with the names of their tasks: all of attention's; of products, each with
-    the sum of its partial sums behind it."""
+    """Kernels that follow each other, with the names of their tasks: all of attention's; of products, each
+    with the sum of its partial sums behind it."""
     if operator.kind == "attention":
         names = [base] if len(kernels) == 1 else [f"{base}.{k}" for k in range(len(kernels))]
         return [tuple(zip(names, kernels, strict=True))]

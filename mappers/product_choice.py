@@ -106,6 +106,7 @@ class ProductChoice:
             raise InputError("to search for forms costs are needed", key="mapping.products")
         self.forms = read_forms(mapping.products)
         self.forms.check((operator.name for operator, _, _, _ in self._products()), self.device)
+        self.made: dict[tuple[str, PimMatMul], PimMatMul] = {}
         self.found: dict[str, Found] = {}
 
     def _products(self) -> Iterable[tuple[Operator, Graph, Rule, int]]:
@@ -139,7 +140,11 @@ class ProductChoice:
         if self.searched:
             return self._found(kind_of(operator)).form.of(kernel, self.device)
         key = self.forms.key_of(operator)
-        return kernel if key is None else self.forms.apply(key, kernel, self.device, self.channels)
+        if key is None:
+            return kernel
+        if (key, kernel) not in self.made:
+            self.made[key, kernel] = self.forms.apply(key, kernel, self.device, self.channels)
+        return self.made[key, kernel]
 
     def _found(self, kind: str) -> Found:
         """For all products of a kind, of all layers, slots and micro-batches: a matrix lies in one way

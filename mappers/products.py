@@ -26,7 +26,7 @@ from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError, nearest
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim_programs import check_form, reductions_of
+from neardata.sim.system.pim_programs import program_of, reductions_of
 
 SEARCHED = "searched"
 
@@ -94,7 +94,7 @@ class Forms:
         """
         made = self.given[key].of(kernel, device)
         try:
-            check_form(made, device, channels)
+            program_of(replace(made, m=1), device, channels)  # says what does not fit the banks, too
         except InputError as error:
             field = (error.key,) if error.key in ProductForm.model_fields else ()
             raise self.error(error.message, key, *field) from None

@@ -138,7 +138,8 @@ def search(
     waiting: list[Candidate] = []
     unfit: list[Candidate] = []
     forms = [
-        Candidate(form, model.name, sum(trial.bounds(form)), roofline) for form in _forms(work, model, channels)
+        Candidate(form, model.name, sum(trial.bounds(form)), roofline)
+        for form in _forms(work, model, channels)
     ]
     for candidate in sorted(forms, key=lambda c: c.bound_ps):
         assert candidate.form is not None

@@ -37,8 +37,8 @@ from neardata.arch.config_file import ConfigFile, first_problem, keys_in
 from neardata.arch.errors import InputError
 
 SCHEMA = 2
-"""Of the saved form; it grows when a field changes its meaning or goes. 2: `PimMatMul` says how the device does
-it in fields, not in the name of its order."""
+"""Of the saved form; it grows when a field changes its meaning or goes. 2: `PimMatMul` says how the device
+does it in fields, not in the name of its order."""
 SUM_BYTES = 4
 """Of a partial sum on its way to be added: FP32."""
 _STRICT = ConfigDict(extra="forbid")

@@ -142,7 +142,9 @@ def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) ->
         return programs[0]
     groups = tuple(group for program in programs for group in program.groups)
     reopen = next((program.refresh for program in programs if program.refresh), None)
-    return replace(programs[0], groups=groups, refresh=reopen, name=f"{programs[0].name}, {len(programs)} parts")
+    return replace(
+        programs[0], groups=groups, refresh=reopen, name=f"{programs[0].name}, {len(programs)} parts"
+    )
 
 
 def with_order(kernel: PimMatMul, device: Device, channels: int) -> PimMatMul:
@@ -182,7 +184,7 @@ REDUCTIONS: dict[Family, tuple[str, ...]] = {
     "hbm-pim": ("processor",),
     "attacc": ("buffer", "processor"),
 }
-"""Who can add partial sums of parts of k, the device's own unit first: the buffer die of AttAcc has adders."""
+"""Who can add partial sums of parts of k, the device's own unit first: AttAcc's buffer die has adders."""
 
 
 def check_form(kernel: PimMatMul, device: Device | str, channels: int) -> int:

@@ -42,9 +42,7 @@ def product_nest(kernel: PimMatMul, device: Device, channels: int) -> list[str]:
     lines = [f"{'  ' * i}{line}" for i, line in enumerate(loops)]
     if kernel.k_parts > 1:
         size = kernel.partial_sum_bytes
-        lines.append(
-            f"{kernel.reduction}: adds {kernel.k_parts} partial sums of each output, {size:,} bytes"
-        )
+        lines.append(f"{kernel.reduction}: adds {kernel.k_parts} partial sums of each output, {size:,} bytes")
     if used < channels:
         lines.append(f"channels without work: {channels - used} of {channels}")
     return lines
@@ -102,4 +100,3 @@ def _attacc(kernel: PimMatMul, layout: AttAccWeights) -> list[str]:
         f"for line in {min(lines, 16)}",
         f"for part in up to {min(tiling.parts, 32)} of 64 inputs: 16 products in each of 4 banks",
     ]
-

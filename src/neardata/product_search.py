@@ -120,7 +120,9 @@ def forms_yaml(title: str, found: list[ProductSearch], system: System) -> str:
     lines.append("products:" if found else "products: {}")
     for search in found:
         gap = search.best.gap
-        told = "no form fits" if gap is None else f"{_time(search.best.time_ps)}, {gap:.2f} times the roofline"
+        told = (
+            "no form fits" if gap is None else f"{_time(search.best.time_ps)}, {gap:.2f} times the roofline"
+        )
         lines.append(f"  # {told}; in the default form {_time(search.found.default_ps)}")
         form = saved_form(search, system).model_dump(exclude_defaults=True)
         lines.append("  " + yaml.safe_dump({search.operator: form}, default_flow_style=None).strip())

@@ -64,7 +64,11 @@ def test_placed_bytes_are_those_of_the_rows(device, n, k, channels):
     """From the first row to the last that holds a weight, up to where the next block of outputs begins."""
     layout, model = layout_of(n, k, device, channels), device_of(device)
     last = int(layout.place(np.arange(n)[:, None], np.arange(k)[None, :: min(k, 16)])["row"].max()) + 1
-    block = {"gddr6-aim": 1, "hbm-pim": 2, "attacc-hbm3": layout.tiling.block_rows if device == "attacc-hbm3" else 1}[device]
+    block = {
+        "gddr6-aim": 1,
+        "hbm-pim": 2,
+        "attacc-hbm3": layout.tiling.block_rows if device == "attacc-hbm3" else 1,
+    }[device]
     row = model.bursts_per_row * 32 * model.n_banks * channels
     rows, rest = divmod(placed_bytes(PimMatMul(1, n, k), device, channels), row)
     assert rest == 0 and last <= rows < last + block
@@ -90,7 +94,9 @@ def test_placed_bytes_follow_the_unit():
     short = load_device("gddr6-aim", {"organisation.column": 512})
     assert short.bursts_per_row == 32
     assert placed_bytes(PimMatMul(1, 16, 768), short, 1) == 2 * 1024 * 16
-    assert placed_bytes(PimMatMul(1, 16, 1), "gddr6-aim", 4) == 2048 * 16 * 4  # all channels, one of them used
+    assert (
+        placed_bytes(PimMatMul(1, 16, 1), "gddr6-aim", 4) == 2048 * 16 * 4
+    )  # all channels, one of them used
 
 
 SHAPES = [(1, 1, 1, 1), (1, 33, 70, 2), (3, 50, 40, 1), (2, 70, 1100, 2), (2, 140, 129, 1), (1, 300, 2100, 1),

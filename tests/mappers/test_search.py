@@ -53,7 +53,14 @@ def test_the_best_is_the_best_of_all(device):
     assert found[0].time_ps == min(times)
     simulated = [c.time_ps for c in found if c.time_ps is not None]
     assert simulated == sorted(simulated) and len(simulated) < len(found)
-    assert {(c.form.channels, c.form.k_parts) for c in found} == {(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)}
+    assert {(c.form.channels, c.form.k_parts) for c in found} == {
+        (1, 1),
+        (2, 1),
+        (2, 2),
+        (4, 1),
+        (4, 2),
+        (4, 4),
+    }
 
 
 def test_a_flat_matrix_is_split_over_k():

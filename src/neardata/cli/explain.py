@@ -31,8 +31,8 @@ def explain(
     from neardata.cli.output import check_writable, whole_file
     from neardata.cli.run import study_of
     from neardata.explanation import explain as lines
-    from neardata.programs import read_program
     from neardata.mappers.products import kind_of
+    from neardata.programs import read_program
     from neardata.study import find_study, lower_point, placed_in
 
     if save is not None:

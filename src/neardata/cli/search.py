@@ -30,7 +30,7 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Search how each product in memory runs fastest: channels, parts of k, order; with its gap to the roofline."""
+    """Search how each product in memory runs fastest: channels, parts of k, order; its gap to the roofline."""
     from neardata.arch.errors import InputError, nearest
     from neardata.cli.output import check_apart, check_writable, text_file
     from neardata.cli.run import study_of
@@ -64,8 +64,7 @@ def search(
         title = f"{study.title}: {chosen}, batch {study.batch[0]}, context {study.context}"
     products = [t for t in program.tasks if isinstance(t.kernel, PimMatMul)]
     if not products:
-        where = "" if label is not None else "; name another with --system"
-        raise InputError(f"no product runs in memory on {system.name}{where}", key="--system")
+        raise InputError(f"no product with weights runs in a memory of {system.name}", key="--system")
     if operator is not None and not any(operator in name for t in products for name in t.operators):
         known = {kind_of(name) for t in products for name in t.operators}
         raise InputError(
