@@ -195,7 +195,7 @@ def _check_sums(program: Program) -> None:
                 names.pop(0)
     for (_, size), names in waiting.items():
         if names:
-            problem = f"no elementwise task of its operators reads, and adds, its {size:,} bytes of partial sums"
+            problem = f"no elementwise task of its operators reads its {size:,} bytes of partial sums"
             raise InputError(problem, key=f"tasks.{names[0]}")
 
 

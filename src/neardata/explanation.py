@@ -50,8 +50,10 @@ def explain(program: Program, system: System, *, operator: str | None = None) ->
         yield ""
         yield f"{task.name} on {task.unit}" + (f", after {', '.join(task.after)}" if task.after else "")
         group = system.instances[task.unit].group if task.unit in system.instances else task.unit
-        unit = system.units.get(group)
-        for line in nest(task, (system.device(group), unit.channels) if isinstance(unit, PimUnit) else None):
+        memory = None
+        if task.unit in system.instances and isinstance(unit := system.units[group], PimUnit):
+            memory = system.device(group), unit.channels
+        for line in nest(task, memory):
             yield f"  {line}"
         if isinstance(task.kernel, PimMatMul | PimAttention):
             if (group, task.kernel) in shown:
@@ -107,13 +109,6 @@ def nest(task: Task, memory: tuple[Device, int] | None = None) -> list[str]:
             ]
         case PimMatMul() if memory is not None:
             return [*product_nest(kernel, *memory), *where]
-        case PimMatMul():
-            loops = [
-                f"for m in {kernel.m} vectors",
-                f"for n in {kernel.n} over channels, banks and passes",
-                f"for k in {kernel.k} over rows and columns",
-                "y[m,n] += x[m,k] * w[n,k] in the bank",
-            ]
         case PimAttention():
             loops = [
                 f"for s in {len(kernel.context)} sequences",

@@ -47,7 +47,7 @@ def told_in_program(path: Path, program: Program) -> Iterator[None]:
             raise
         head, _, name = error.key.partition(".")
         numbers = {task.name: i for i, task in enumerate(program.tasks)}
-        keys = [head, numbers[name]] if name in numbers else error.key.split(".")
+        keys: list[str | int] = [head, numbers[name]] if name in numbers else [*error.key.split(".")]
         raise InputError(
             error.message, file=path, line=ConfigFile(path).line_of(keys), key=error.key
         ) from None

@@ -30,7 +30,7 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Search how each product in memory runs fastest: channels, parts of k, order; its gap to the roofline."""
+    """Search how each product in memory runs fastest: channels, parts of k, order, gap to the roofline."""
     from neardata.arch.errors import InputError, nearest
     from neardata.cli.output import check_apart, check_writable, text_file
     from neardata.cli.run import study_of
