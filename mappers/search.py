@@ -206,14 +206,7 @@ class _Trial:
         return [count * self.bound(kernel) for kernel, count in self.kernels(form)]
 
     def bound(self, kernel: PimMatMul) -> int:
-        parts = max(stop - start for start, stop in kernel.parts)
-        orders = [kernel.order] if kernel.order else [order for order, _ in forms_of(self.device, parts)]
-        cycles = min(
-            least_cycles(replace(kernel, order=order), self.device, self.channels) for order in orders
-        )
-        engine = PimEngine(self.device, self.channels, self.refresh)
-        ticks = cycles + engine.launch_ticks + engine.reduction_ticks(kernel)
-        return int(ticks * self.device.tick_ps) + self.added(kernel)
+        return _bound(kernel, self.device, self.channels, self.refresh) + self.added(kernel)
 
     def added(self, kernel: PimMatMul) -> int:
         """By the processor."""
@@ -232,14 +225,30 @@ class _Trial:
 
     def problem(self, form: ProductForm) -> str:
         """Why the matrix does not fit."""
-        try:
-            for kernel in {replace(kernel, m=1) for kernel, _ in self.kernels(form)}:
-                program_of(kernel, self.device, self.channels)
-        except InputError as error:
-            if error.key != "banks":
-                raise
-            return error.message
-        return ""
+        kernels = {replace(kernel, m=1, order="") for kernel, _ in self.kernels(form)}
+        return next(filter(None, (_problem(kernel, self.device, self.channels) for kernel in kernels)), "")
+
+
+@lru_cache(maxsize=1 << 14)
+def _bound(kernel: PimMatMul, device: Device, channels: int, refresh: RefreshAtTasks) -> int:
+    """Picoseconds that a product takes at least in its form, without a processor's part."""
+    part = max(stop - start for start, stop in kernel.parts)
+    orders = [kernel.order] if kernel.order else [order for order, _ in forms_of(device, part)]
+    cycles = min(least_cycles(replace(kernel, order=order), device, channels) for order in orders)
+    engine = PimEngine(device, channels, refresh)
+    return int((cycles + engine.launch_ticks + engine.reduction_ticks(kernel)) * device.tick_ps)
+
+
+@lru_cache(maxsize=1 << 12)
+def _problem(kernel: PimMatMul, device: Device, channels: int) -> str:
+    """Why the matrix of a product does not fit the banks; empty: it does."""
+    try:
+        program_of(kernel, device, channels)
+    except InputError as error:
+        if error.key != "banks":
+            raise
+        return error.message
+    return ""
 
 
 @lru_cache(maxsize=1 << 14)
