@@ -9,7 +9,7 @@ an error. Slow, for small sizes: nothing is simulated here, but the data.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neardata.mappers.layout import LANES, layout_of
+from neardata.sim.dram.aim_matmul import Tiling
 from neardata.sim.dram.program import Affine, Issue, Loop, Parallel, Phase, Program, Step
 from neardata.sim.program import PimMatMul
 from neardata.sim.system.pim_programs import device_of, family_of
@@ -164,55 +165,75 @@ class _Channel(ABC):
         return (block[:, None] * size + np.arange(size)).ravel()
 
 
-class _Aim(_Channel):
+def aim_visits(
+    vectors: Sequence[Sequence[Numbers]], sums: Numbers, tiling: Tiling, order: str
+) -> Iterator[Any]:
+    """What the host of GDDR6-AiM puts in and takes out in the visits of `neardata.sim.dram.aim_matmul`.
+
+    Args:
+        vectors: bursts of each vector, of each head that lies beside others in a row (else of one).
+        sums: (vectors, passes, 16), zeros at the start; results are written there.
+    """
+    m, passes, _ = sums.shape
+
+    def load(v: int, s: int, first: int = 0, copies: int = 1) -> Iterator[Any]:
+        for j in range(first, first + copies):
+            bursts = vectors[v][j % len(vectors[v])]
+            for c in range(min(tiling.columns, tiling.bursts - s * tiling.columns)):
+                yield "write", bursts[s * tiling.columns + c], j * tiling.bursts + c
+
+    def visit(v: int, p: int) -> Iterator[Any]:
+        yield "bias", sums[v, p]
+        yield "read", sums[v, p]
+
+    if order == "output-stationary":
+        for v in range(m):
+            for p in range(passes):
+                yield "bias", sums[v, p]
+                for s in range(tiling.segments):
+                    yield from load(v, s, p % tiling.share)
+                yield "read", sums[v, p]
+    elif order == "input-stationary":
+        for v in range(m):
+            for s in range(tiling.segments):
+                yield from load(v, s, copies=min(tiling.share, passes))
+                for p in range(passes):
+                    yield from visit(v, p)
+    else:
+        for first in range(0, passes, tiling.share):
+            together = range(first, min(first + tiling.share, passes))
+            for s in range(tiling.segments):
+                for v in range(m):
+                    yield from load(v, s, copies=len(together))
+                    for p in together:
+                        yield from visit(v, p)
+
+
+class AimChannel(_Channel):
+    """GDDR6-AiM: 16 banks with an accumulator each, and a global buffer of a row's bursts."""
+
     levels, columns = (4, 4), 64
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.row: int | None = None
-        self.buffer = np.zeros((self.columns, LANES), dtype=self.x.dtype)
-        self.sums = np.zeros((4, 4), dtype=self.x.dtype)
+        self.reset()
         passes = self.blocks(16)
         self.y = np.zeros((self.kernel.m, passes * 16), dtype=self.x.dtype)
         self.bursts = _padded(self.x, self.layout.tiling.bursts * LANES).reshape(self.kernel.m, -1, LANES)
+
+    def reset(self) -> None:
+        """All banks closed."""
+        self.row: int | None = None
+        self.buffer = np.zeros((self.columns, LANES), dtype=self.data.dtype)
+        self.sums = np.zeros((4, 4), dtype=self.data.dtype)
 
     def outputs(self) -> Numbers:
         return self.outputs_of_blocks(16)
 
     def host(self) -> Iterator[Any]:
-        m, passes, tiling = self.kernel.m, self.blocks(16), self.layout.tiling
-        order = self.kernel.order
-
-        def load(v: int, s: int, first: int = 0, copies: int = 1) -> Iterator[Any]:
-            for j in range(copies):
-                for c in range(min(tiling.columns, tiling.bursts - s * tiling.columns)):
-                    yield "write", v, s * tiling.columns + c, (first + j) * tiling.bursts + c
-
-        def visit(v: int, p: int) -> Iterator[Any]:
-            yield "bias", v, p
-            yield "read", v, p
-
-        if order == "output-stationary":
-            for v in range(m):
-                for p in range(passes):
-                    yield "bias", v, p
-                    for s in range(tiling.segments):
-                        yield from load(v, s, p % tiling.share)
-                    yield "read", v, p
-        elif order == "input-stationary":
-            for v in range(m):
-                for s in range(tiling.segments):
-                    yield from load(v, s, copies=min(tiling.share, passes))
-                    for p in range(passes):
-                        yield from visit(v, p)
-        else:
-            for first in range(0, passes, tiling.share):
-                together = range(first, min(first + tiling.share, passes))
-                for s in range(tiling.segments):
-                    for v in range(m):
-                        yield from load(v, s, copies=len(together))
-                        for p in together:
-                            yield from visit(v, p)
+        vectors = [[bursts] for bursts in self.bursts]
+        sums = self.y.reshape(self.kernel.m, -1, 16)
+        yield from aim_visits(vectors, sums, self.layout.tiling, self.kernel.order)
 
     def issue(self, command: str, at: dict[str, int]) -> None:
         if command == "ACT16":
@@ -222,16 +243,16 @@ class _Aim(_Channel):
         elif command == "PREA":
             self.row = None
         elif command == "WRGB":
-            v, burst, column = self.next("write")
+            burst, column = self.next("write")
             if column != at["column"]:
-                raise DataError(f"burst {burst} goes to column {column}, not {at['column']}")
-            self.buffer[at["column"]] = self.bursts[v, burst]
+                raise DataError(f"the burst for column {column} goes to column {at['column']}")
+            self.buffer[at["column"]] = burst
         elif command == "WRMAC16":
-            v, p = self.next("bias")
-            self.sums = self.y[v, 16 * p : 16 * p + 16].reshape(4, 4).copy()
+            (sums,) = self.next("bias")
+            self.sums = sums.reshape(4, 4).copy()
         elif command == "RDMAC16":
-            v, p = self.next("read")
-            self.y[v, 16 * p : 16 * p + 16] = self.sums.ravel()
+            (sums,) = self.next("read")
+            sums[:] = self.sums.ravel()
         elif command == "MAC16":
             if self.row is None:
                 raise DataError("MAC16 to closed banks")
@@ -426,4 +447,4 @@ class _AttAcc(_Channel):
             raise DataError(f"channel {self.number}: the program ends before everything is moved")
 
 
-_CHANNELS: dict[str, type[_Channel]] = {"aim": _Aim, "hbm-pim": _HbmPim, "attacc": _AttAcc}
+_CHANNELS: dict[str, type[_Channel]] = {"aim": AimChannel, "hbm-pim": _HbmPim, "attacc": _AttAcc}

@@ -127,7 +127,7 @@ def _stage(
     body: Steps = []
     policies: set[RefreshPolicy | None] = set()
     for passes, tiling, count in jobs:
-        order = _order(stage, group, passes, tiling, device)
+        order = order_of(stage, group, passes, tiling, device)
         rows = tiling.rows(passes)
         visits = emit.visits(group, passes, tiling, order, f"{row} + {rows}*h")
         body.append({"loop": {"h": count}, "body": visits})
@@ -137,8 +137,9 @@ def _stage(
     return steps([{"phase": stage, "body": emit.between_idle(body)}]), policies
 
 
-def _order(stage: str, group: int, passes: int, tiling: Tiling, device: Device) -> Order:
-    """Heads that share a row are loaded together, so that keys have no output-stationary order."""
+def order_of(stage: str, group: int, passes: int, tiling: Tiling, device: Device) -> Order:
+    """Of the visits of a job, the fastest. Heads that share a row are loaded together, so that keys have no
+    output-stationary order."""
     orders: tuple[Order, ...] = ("input-stationary", "row-stationary")
     if stage == "values":
         orders = ("output-stationary", *orders)
