@@ -38,6 +38,8 @@ HOST_PS = 690_000_000
 """Time of a step beyond the kernels of its graph: sampling, inputs copied, tokens handed over.
 Calibrated: the mean time between tokens of the first 100 of 300 requests that vLLM 0.19 served with
 Llama-3.1-8B on one RTX PRO 6000 (``python benchmarks/serving.py calibrate``), and nothing else."""
+GRAPH_MOST = 512
+"""Tokens up to which vLLM records steps, where twice the sequences of a step are no less."""
 _CHOSEN_BYTES = 8
 """An expert's number and weight, 32 bits each."""
 IDLE = Batch((1,), (1,))

@@ -16,7 +16,7 @@ from neardata.cli.app import run as run_command
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping
 from neardata.serving import HOST_PS, IDLE, ExpertParallelCosts, StepCosts, representatives
-from neardata.serving_study import load_serving_study, run_setups
+from neardata.serving_study import ServingStudy, load_serving_study, run_setup, run_setups
 from neardata.sim.link import all_gather
 from neardata.sim.serving import Arrival, Batch, Instance, Limits, serve
 from neardata.sim.system.engine import run
@@ -100,6 +100,32 @@ def test_recorded_steps_are_filled_up_to_the_fullest_rank():
     assert costs([small, large]) == costs([large, large])
     costs = ranks(graph_tokens=63)
     assert costs([small, large]) < costs([large, large]), "fewer tokens for the experts"
+
+
+def test_a_study_records_steps_of_twice_its_sequences(monkeypatch):
+    seen = []
+
+    def remember(self, *arguments, graph_tokens, **options):
+        seen.append(graph_tokens)
+        raise InputError("enough")
+
+    monkeypatch.setattr(ExpertParallelCosts, "__init__", remember)
+    study = ServingStudy.model_validate({
+        "title": "t", "model": "qwen3-30b-a3b",
+        "requests": {
+            "random": {"count": 1, "rate_per_s": 1, "prompt_tokens": [1, 2], "generated_tokens": [1, 2]}
+        },
+        "setups": {
+            str(n): {"pools": [
+                {"system": "rtx-pro-6000", "units": {"gpu": 2}, "expert_parallel": True, "sequences": n}
+            ]}
+            for n in (100, 1000)
+        },
+    })  # fmt: skip
+    for label in study.setups:
+        with pytest.raises(InputError, match="enough"):
+            run_setup(study, label, [])
+    assert seen == [200, 512]
 
 
 def test_ranks_exchange_rows_and_what_was_chosen():
