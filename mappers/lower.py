@@ -14,6 +14,7 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
+from neardata.mappers.expert_offload import Load, offloaded
 from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
 from neardata.mappers.layout import placed_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
@@ -38,17 +39,36 @@ class Slot:
 
 
 def lower(
-    graphs: Graph | Sequence[Graph], system: System, mapping: Mapping, cost: Cost | None = None
+    graphs: Graph | Sequence[Graph],
+    system: System,
+    mapping: Mapping,
+    cost: Cost | None = None,
+    load: Load | None = None,
 ) -> Program:
     """Place the operators of a graph, or of the micro-batches of one, on a system.
 
     Args:
-        graphs: one graph, or one per micro-batch with the same weights.
-        cost: decides between processor and memory where the mapping says ``fastest``.
+        graphs: one graph, or one per micro-batch with the same weights; with a policy for experts, one per
+            step.
+        cost: decides between processor and memory where the mapping says ``fastest``, and for policies that
+            weigh costs.
+        load: of each layer with experts, how much each is chosen: tells a policy who is popular.
 
     Raises:
         InputError: the mapping does not fit the system.
     """
+    if not isinstance(mapping.experts, str):
+        steps = [graphs] if isinstance(graphs, Graph) else list(graphs)
+        one = mapping.model_copy(update={"experts": "split", "steps": 1})
+        if mapping.pipeline != 1 or mapping.micro_batches != 1:
+            raise InputError(
+                f"{mapping.experts.policy} takes a batch through all layers on one processor: no pipeline, no "
+                "micro-batches",
+                key="mapping.experts.policy",
+            )
+        programs = [lower(graph, system, one, cost) for graph in steps]
+        device = processor_group(system, mapping)
+        return offloaded(programs, steps, system, device, mapping.experts, cost, load)
     return _Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
 
 
@@ -118,6 +138,7 @@ class _Lowering:
 
     def program(self) -> Program:
         """Lower every step of every micro-batch."""
+        assert isinstance(self.mapping.experts, str)
         shardings = [Sharding(graph, len(self.stages[0]), self.mapping.experts) for graph in self.graphs]
         walks = []
         for b, graph in enumerate(self.graphs):
