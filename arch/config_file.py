@@ -112,9 +112,10 @@ def keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
         held = (isinstance(document, Mapping) and key in document) or (
             isinstance(document, Sequence) and isinstance(key, int) and key < len(document)
         )
+        inside = isinstance(document, Mapping) or (isinstance(document, Sequence) and isinstance(key, int))
         if held:
             document = document[key]
-        if held or i == len(keys) - 1:
+        if held or (inside and i == len(keys) - 1):
             kept.append(key)
     return kept
 

@@ -25,12 +25,12 @@ from neardata.mappers.expert_cache import (
     MinusRecentScore,
 )
 from neardata.mappers.expert_placement import hottest
-from neardata.mappers.expert_policy import Cached, CpuCold, Hybrid, OnDemand, Policy, PreGated, PrefetchAll
+from neardata.mappers.expert_policy import Cached, CpuCold, Hybrid, OnDemand, Policy, PrefetchAll, PreGated
+from neardata.mappers.expert_steps import ExpertLayer, Step
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes
 from neardata.mappers.offload import Offload, Placer, keys_of
-from neardata.mappers.regions import Shard, bytes_of, regions_of
-from neardata.sim.program import Elementwise, GroupedMatMul, Kernel, MatMul, Operand, Program, Task, Transfer
-from neardata.workloads.graph import Graph, Operator
+from neardata.sim.program import Elementwise, GroupedMatMul, Kernel, Operand, Program, Task, Transfer
+from neardata.workloads.graph import Graph
 
 Cost = Callable[[str, Kernel], int]
 Load = Sequence[Sequence[float]]
@@ -64,7 +64,7 @@ def offloaded(
     Raises:
         InputError: no experts, no host, experts or what stays beside them do not fit.
     """
-    steps = [_Step.of(program, graph) for program, graph in zip(programs, graphs, strict=True)]
+    steps = [Step.of(program, graph) for program, graph in zip(programs, graphs, strict=True)]
     if not steps[0].layers:
         raise InputError(f"{graphs[0].name} has no experts", key="mapping.experts")
     machine = _machine(system, device, policy)
@@ -80,178 +80,14 @@ def offloaded(
     return _program(programs, steps, machine, placed, policy, system)
 
 
-# --- what there is to place -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """The experts of a layer in a step, and what the device does ahead of them."""
-
-    graph: Graph
-    number: int
-    """Of the layer in the model."""
-    before: tuple[Task, ...]
-    experts: tuple[Task, ...]
-    """The tasks of all experts together, which a policy replaces."""
-    tokens: tuple[int, ...]
-    """Of each expert."""
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Tensors of the experts' matrices."""
-        reads = (o.tensor for task in self.experts for o in task.reads)
-        return tuple(dict.fromkeys(name for name in reads if self.graph.tensors[name].role == "weight"))
-
-    @property
-    def expert_bytes(self) -> int:
-        """Of one expert's weights."""
-        return sum(bytes_of(self.graph.tensors[name], Shard(0, 0, 1)) for name in self.weights)
-
-    @property
-    def inner(self) -> dict[str, None]:
-        """Names of the tasks that are replaced."""
-        return {task.name: None for task in self.experts}
-
-    @property
-    def row_bytes(self) -> int:
-        """Of one token into an expert."""
-        return bytes_of(self.graph.tensors[self.ends("in")], Shard(0, 0, 1))
-
-    def ends(self, way: Literal["in", "out"]) -> str:
-        """The tensor, sorted by expert, that goes into all experts or comes out of them."""
-        made = {o.tensor for task in self.experts for o in task.writes}
-        if way == "out":
-            read = {o.tensor for task in self.experts for o in task.reads}
-            return next(o.tensor for o in reversed(self.experts[-1].writes) if o.tensor not in read)
-        return next(
-            o.tensor
-            for task in self.experts
-            for o in task.reads
-            if o.tensor not in made and o.tensor not in self.weights
-        )
-
-    def rows(self, experts: Iterable[int]) -> list[tuple[int, int]]:
-        """Rows of some experts among those sorted by expert, neighbours as one."""
-        found: list[tuple[int, int]] = []
-        for expert in experts:
-            first = sum(self.tokens[:expert])
-            if found and found[-1][1] == first:
-                found[-1] = (found[-1][0], first + self.tokens[expert])
-            else:
-                found.append((first, first + self.tokens[expert]))
-        return found
-
-    def operands(self, tensor: str, place: str, experts: Sequence[int]) -> tuple[Operand, ...]:
-        """The parts of a tensor that belong to some experts."""
-        shape = self.graph.tensors[tensor]
-        ranges = [(e, e + 1) for e in experts] if shape.role == "weight" else self.rows(experts)
-        return tuple(_operand(self.graph, tensor, place, Shard(0, *ends)) for ends in ranges)
-
-    def kernel(self, task: Task, experts: Sequence[int]) -> Kernel:
-        """What is left of the kernel of all experts for some of them."""
-        kernel, tokens = task.kernel, sum(self.tokens[e] for e in experts)
-        if isinstance(kernel, GroupedMatMul):
-            if len(experts) == 1:
-                return MatMul(tokens, kernel.n, kernel.k, 1, kernel.weights, kernel.activations)
-            chosen = set(experts)
-            return replace(kernel, rows=tuple(n * (e in chosen) for e, n in enumerate(kernel.rows)))
-        assert isinstance(kernel, Elementwise)
-        return _share(kernel, tokens, sum(self.tokens))
-
-    def kernels(self, tokens: int) -> tuple[Kernel, ...]:
-        """What one expert with that many tokens is."""
-        found: list[Kernel] = []
-        for task in self.experts:
-            kernel = task.kernel
-            if isinstance(kernel, GroupedMatMul):
-                found.append(MatMul(tokens, kernel.n, kernel.k, 1, kernel.weights, kernel.activations))
-            else:
-                assert isinstance(kernel, Elementwise)
-                found.append(_share(kernel, tokens, sum(self.tokens)))
-        return tuple(found)
-
-
-def _share(kernel: Elementwise, tokens: int, total: int) -> Elementwise:
-    """The part of some tokens in a pass over the data of ``total``."""
-    sizes = (kernel.read_bytes, kernel.write_bytes, kernel.operations, kernel.memory_bytes)
-    return Elementwise(*(size * tokens // total for size in sizes))
-
-
-def _operand(graph: Graph, tensor: str, place: str, shard: Shard) -> Operand:
-    shape = graph.tensors[tensor]
-    return Operand(tensor, place, bytes_of(shape, shard), regions_of(shape, shard))
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One graph, taken apart at its experts."""
-
-    graph: Graph
-    layers: tuple[_Layer, ...]
-    rest: tuple[Task, ...]
-    """Behind the last layer with experts."""
-
-    @classmethod
-    def of(cls, program: Program, graph: Graph) -> _Step:
-        """A lowered graph."""
-        layer_of = _expert_operators(graph)
-        layers: list[_Layer] = []
-        before: list[Task] = []
-        experts: list[Task] = []
-        number = -1
-        for task in program.tasks:
-            at = {layer_of[name] for name in task.operators if name in layer_of}
-            if experts and at != {number}:
-                layers.append(_layer(graph, number, before, experts))
-                before, experts = [], []
-            if at:
-                (number,) = at
-                experts.append(task)
-            else:
-                before.append(task)
-        if experts:
-            layers.append(_layer(graph, number, before, experts))
-            before = []
-        return cls(graph, tuple(layers), tuple(before))
-
-    @property
-    def kept(self) -> set[str]:
-        """The experts' weights, which the device does not hold from the start."""
-        return {name for layer in self.layers for name in layer.weights}
-
-
-def _layer(graph: Graph, number: int, before: list[Task], experts: list[Task]) -> _Layer:
-    products = [n for task in experts for n in task.operators if graph[n].kind == "expert_linear"]
-    return _Layer(graph, number, tuple(before), tuple(experts), tuple(graph[products[0]]["tokens"]))
-
-
-def _expert_operators(graph: Graph) -> dict[str, int]:
-    """Layer of each operator between the dispatch of rows to experts and their combination."""
-    found: dict[str, int] = {}
-    for operator in graph:
-        if operator.kind != "combine":
-            continue
-        left = [operator.inputs[0]]
-        while left:
-            producer = graph.producer(left.pop())
-            if producer is None or producer in found or graph[producer].kind == "dispatch":
-                continue
-            one: Operator = graph[producer]
-            assert one.layer is not None
-            found[producer] = one.layer
-            left += one.inputs
-    return found
-
-
-def _check_kernels(steps: Sequence[_Step]) -> None:
+def _check_kernels(steps: Sequence[Step]) -> None:
     for step in steps:
         for layer in step.layers:
             for task in layer.experts:
                 if not isinstance(task.kernel, GroupedMatMul | Elementwise):
                     raise InputError(
-                        "experts that are computed in memory (on_pim) are not offloaded; on_pim: attention or "
-                        "nothing would do",
-                        key="mapping.experts",
+                        "experts that memories compute do not lie in a host; on_pim: attention would do",
+                        key="mapping.on_pim",
                     )
 
 
@@ -267,7 +103,14 @@ def _machine(system: System, device: str, policy: Policy) -> Machine:
     count = system.count(device)
     if count != 1:
         raise InputError(
-            f"{policy.policy} is for one processor, here are {count} of {device}", key="mapping.experts.policy"
+            f"{policy.policy} is for one processor, here are {count} of {device}",
+            key="mapping.experts.policy",
+        )
+    memories = system.groups("memory")
+    if policy.storage is not None and policy.storage not in memories:
+        raise InputError(
+            f"'{policy.storage}' is no memory{nearest(policy.storage, memories)}",
+            key="mapping.experts.storage",
         )
     computes = isinstance(policy, CpuCold | Hybrid)
     kinds = ("processor",) if computes else ("processor", "memory")
@@ -291,8 +134,7 @@ def _machine(system: System, device: str, policy: Policy) -> Machine:
     assert link is not None
     machine = Machine(system.name, device, host, link, link, cpu=host)
     if policy.storage is not None:
-        others = [g for g in system.groups("memory") if g != host]
-        stored = [g for g in others if system.link_between(host, g) is not None]
+        stored = [g for g in memories if g != host and system.link_between(host, g) is not None]
         if policy.storage not in stored:
             raise InputError(
                 f"'{policy.storage}' is no memory on a link to {host}{nearest(policy.storage, stored)}",
@@ -317,7 +159,7 @@ class _Room:
     """Of an expert."""
     others: int
     """On the device beside experts."""
-    step: _Step
+    step: Step
 
     @property
     def experts(self) -> int:
@@ -362,8 +204,8 @@ class _Room:
         needed = self.others + slots * self.size
         if needed > there:
             raise InputError(
-                f"{self.machine.device} holds {there:,} bytes; {self.others:,} of other weights and caches and "
-                f"{slots} experts of {self.size:,} ({', '.join(self.step.layers[0].weights)}, ...) "
+                f"{self.machine.device} holds {there:,} bytes; {self.others:,} of other weights and caches "
+                f"and {slots} experts of {self.size:,} ({', '.join(self.step.layers[0].weights)}, ...) "
                 f"are {needed:,}",
                 key="mapping.experts",
             )
@@ -435,7 +277,7 @@ def _place(
 
 
 def _start(
-    start: Literal["even", "popular", "empty"], step: _Step, capacity: int, load: Load | None
+    start: Literal["even", "popular", "empty"], step: Step, capacity: int, load: Load | None
 ) -> tuple[Key, ...]:
     """Experts on the device at the start."""
     if start == "empty":
@@ -443,7 +285,9 @@ def _start(
     counts = {layer.number: len(layer.tokens) for layer in step.layers}
     if start == "popular":
         if load is None:
-            raise InputError("who is popular is not known: give load, or start: even", key="mapping.experts.start")
+            raise InputError(
+                "who is popular is not known: give load, or start: even", key="mapping.experts.start"
+            )
         shares = zip(counts, load, strict=True)
         return hottest({(at, e): float(n) for at, of in shares for e, n in enumerate(of)}, capacity)
     by_turns = sorted((e, at) for at, count in counts.items() for e in range(count))
@@ -467,7 +311,7 @@ class _Writer(Placer):
 
     def __init__(
         self,
-        steps: Sequence[_Step],
+        steps: Sequence[Step],
         policy: str,
         expert: Expert,
         machine: Machine,
@@ -476,7 +320,7 @@ class _Writer(Placer):
     ) -> None:
         super().__init__(policy, expert, machine, passes, other_bytes)
         self.steps = steps
-        self.found: dict[str, tuple[int, _Layer]] = {}
+        self.found: dict[str, tuple[int, ExpertLayer]] = {}
         """By the start of a block's names: its step and layer."""
         for number, (step, blocks) in enumerate(zip(steps, passes, strict=True)):
             for layer, block in zip(step.layers, blocks, strict=True):
@@ -524,7 +368,8 @@ class _Writer(Placer):
         after = tuple(
             dict.fromkeys(w for name in task.after for w in self.instead.get(step + name, (step + name,)))
         )
-        if any(graph.tensors[o.tensor].role == "index" and graph.producer(o.tensor) is None for o in task.reads):
+        read = [o.tensor for o in task.reads if graph.tensors[o.tensor].role == "index"]
+        if any(graph.producer(name) is None for name in read):  # token numbers
             after = self.results + after
         self.tasks.append(replace(task, name=step + task.name, after=after, step=number))
 
@@ -599,7 +444,7 @@ class _Writer(Placer):
 
 def _program(
     programs: Sequence[Program],
-    steps: Sequence[_Step],
+    steps: Sequence[Step],
     machine: Machine,
     placed: Offload,
     policy: Policy,
@@ -651,7 +496,10 @@ def _told(policy: Policy, machine: Machine, slots: int, there: int, size: int) -
     home = machine.storage or machine.host
     settings: Mapping[str, Any] = policy.model_dump(exclude={"policy", "host", "storage"})
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
-    return (
-        f"experts lie in {home}; {policy.policy} ({told}): places for {slots} on {machine.device}, "
-        f"{size / 1e6:,.1f} MB each, {there} filled at the start"
-    )
+    text = f"experts lie in {home}: {policy.policy}, {told}"
+    text += f"; {slots} places of {size:,} bytes on {machine.device}"
+    if there:
+        text += f", {there} filled at the start"
+    if isinstance(policy, Hybrid) and policy.depth:
+        text += "; prefetches know the routing ahead"
+    return text

@@ -12,13 +12,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from neardata.arch.config_file import StrictModel
 
-Capacity = Annotated[int, Field(ge=1)] | Literal["fit"]
 Cache = Literal["lru", "lfu", "score"]
 Start = Literal["even", "popular", "empty"]
+
+
+def _capacity(given: object) -> object:
+    if given == "fit" or (type(given) is int and given >= 1):
+        return given
+    raise ValueError(f"must be a whole number from 1, or fit, got {given!r}")
+
+
+Capacity = Annotated[int | Literal["fit"], BeforeValidator(_capacity)]
 
 
 class _Policy(StrictModel):
@@ -78,7 +86,7 @@ class CpuCold(_Policy):
 
 
 class Hybrid(_Policy):
-    """Processor, host and link share a layer's experts by a simulated schedule (HybriMoE, arXiv 2504.05897)."""
+    """Processor, host and link share experts by a simulated schedule (HybriMoE, arXiv 2504.05897)."""
 
     policy: Literal["hybrid"]
     cache: Cache = "score"

@@ -62,8 +62,7 @@ def lower(
         one = mapping.model_copy(update={"experts": "split", "steps": 1})
         if mapping.pipeline != 1 or mapping.micro_batches != 1:
             raise InputError(
-                f"{mapping.experts.policy} takes a batch through all layers on one processor: no pipeline, no "
-                "micro-batches",
+                f"{mapping.experts.policy} is for one processor: no pipeline, no micro-batches",
                 key="mapping.experts.policy",
             )
         programs = [lower(graph, system, one, cost) for graph in steps]
