@@ -12,21 +12,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from neardata.arch.config_file import StrictModel
 
 Cache = Literal["lru", "lfu", "score"]
 Start = Literal["even", "popular", "empty"]
-
-
-def _capacity(given: object) -> object:
-    if given == "fit" or (type(given) is int and given >= 1):
-        return given
-    raise ValueError(f"must be a whole number from 1, or fit, got {given!r}")
-
-
-Capacity = Annotated[int | Literal["fit"], BeforeValidator(_capacity)]
+Capacity = Annotated[int, Field(ge=1)] | Literal["fit"]
 
 
 class _Policy(StrictModel):
