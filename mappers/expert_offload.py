@@ -175,11 +175,11 @@ class _Room:
         Raises:
             InputError: there is no room for them.
         """
-        if capacity == "fit":
-            free = self.system.capacities[self.machine.device] - self.others
-            capacity = max(min(free // self.size - beside, self.experts), 0)
-        self.check_device(capacity + beside)
-        return capacity
+        free = self.system.capacities[self.machine.device] - self.others
+        most = max(min(free // self.size - beside, self.experts), 0)
+        chosen = most if isinstance(capacity, str) else capacity
+        self.check_device(chosen + beside)
+        return chosen
 
     def active(self, passes: Passes, capacity: int) -> None:
         """Raises:

@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 import neardata.studies
@@ -370,11 +371,9 @@ def _load(study: Study, model: Model, routings: Sequence[Routing], batch: int) -
     """How much each expert of each layer is chosen in steps that are not run."""
     assert model.experts is not None
     experts, tokens = model.experts, batch * _new_tokens(study)
-    return [
-        [float(n) for n in sum(r.counts(at, tokens, experts.count, experts.top_k) for r in routings)]
-        for at, layer in enumerate(experts.layers)
-        if study.layers is None or layer < study.layers
-    ]
+    layers = sum(1 for layer in experts.layers if study.layers is None or layer < study.layers)
+    counts = [[r.counts(at, tokens, experts.count, experts.top_k) for r in routings] for at in range(layers)]
+    return [[float(n) for n in np.sum(of_layer, axis=0)] for of_layer in counts]
 
 
 def _new_tokens(study: Study) -> int:

@@ -92,15 +92,15 @@ def _table(study: Study, done: list[dict[str, Any]]) -> Any:
 
 def _cells(r: dict[str, Any], base: dict[str, Any] | None) -> dict[str, str]:
     """What a row of either table shows of a point."""
-    from neardata.cli.quantities import si_energy, si_time
+    from neardata.cli.quantities import rate, si_energy, si_time
 
     speed = None if base is None else r["tokens_per_s"] / base["tokens_per_s"]
     experts = r.get("experts") or {}
     return {
         "batch": f"{r['batch']}",
         "time a token": si_time(r["step_ns"]),
-        "tokens/s": _rate(r["tokens_per_s"]),
-        "per device": _rate(r["tokens_per_s"] / r["devices"]),
+        "tokens/s": rate(r["tokens_per_s"]),
+        "per device": rate(r["tokens_per_s"] / r["devices"]),
         "speed-up": "" if speed is None else f"{speed:.2f}x",
         "roofline": f"{r['bound_ns'] / r['step_ns']:.0%}",
         "energy a token": si_energy(r["energy_pj_per_token"]),
@@ -108,15 +108,6 @@ def _cells(r: dict[str, Any], base: dict[str, Any] | None) -> dict[str, str]:
         "hit rate": f"{experts['hit_rate']:.0%}" if experts else "",
         "on host": f"{experts['host_share']:.0%}" if experts else "",
     }
-
-
-def _rate(value: float) -> str:
-    """Tokens a second: three digits at least.
-
-    >>> _rate(3.8123), _rate(1234.5)
-    ('3.81', '1,234')
-    """
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
