@@ -9,8 +9,8 @@ from them. Keys lie like a matrix of positions x width, values like one of width
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,6 +57,8 @@ class AimWeights:
     {'channel': 1, 'bank_group': 0, 'bank': 2, 'row': 0, 'column': 8, 'lane': 1}
     """
 
+    LINE: ClassVar = 16
+    """Outputs that are dealt to the channels together."""
     n: int
     k: int
     channels: int
@@ -119,6 +121,7 @@ class HbmPimWeights:
     [1, 0, 0, 1, 0, 1, 2]
     """
 
+    LINE: ClassVar = 64
     n: int
     k: int
     channels: int
@@ -166,6 +169,7 @@ class AttAccWeights:
     [0, 0, 0, 1, 0, 0, 7, 2]
     """
 
+    LINE: ClassVar = 16
     n: int
     k: int
     channels: int
@@ -237,10 +241,13 @@ def layout_of(
 
 
 def placed_bytes(n: int, k: int, device: Device | str, channels: int) -> int:
-    """Room that an n x k matrix takes: its rows in every bank of all channels.
+    """Room that an n x k matrix takes: its rows in every bank of the channels that hold it.
 
-    Rows count whole, and in all channels alike: a command works on the same row of all banks, and every
-    matrix begins in the first channel.
+    Rows count whole: a command works on the same row of all banks of a channel. Outputs are dealt to the
+    channels line by line; the last round of a matrix, which may not fill all channels, goes to those that are
+    emptiest, so that what one matrix leaves free another takes. Channels are alike, and a product takes the
+    same time in whichever it lies. The fullest channel then holds at most one line's rows more than the
+    emptiest, which is not counted.
 
     Args:
         device: of the unit, with its overrides; or the name of a preset as it is.
@@ -251,9 +258,12 @@ def placed_bytes(n: int, k: int, device: Device | str, channels: int) -> int:
 
     >>> placed_bytes(512, 4096, "gddr6-aim", 32), 512 * 4096 * 2
     (4194304, 4194304)
-    >>> placed_bytes(513, 4096, "gddr6-aim", 32)     # a second pass, of one output
-    8388608
+    >>> placed_bytes(513, 4096, "gddr6-aim", 32)     # one output more takes its rows in 16 banks
+    4325376
     """
     model = device_of(device)
-    row_bytes = model.bursts_per_row * model.burst_bytes
-    return layout_of(n, k, model, channels).rows * row_bytes * model.n_banks * channels
+    layout = layout_of(n, k, model, channels)
+    rounds, more = divmod(-(-n // layout.LINE), channels)
+    rows = more * replace(layout, n=(rounds + 1) * layout.LINE, channels=1).rows
+    rows += (channels - more) * replace(layout, n=rounds * layout.LINE, channels=1).rows
+    return rows * model.bursts_per_row * model.burst_bytes * model.n_banks
