@@ -10,6 +10,7 @@ from neardata.arch.config_file import StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import System
 from neardata.mappers.expert_policy import Experts
+from neardata.mappers.products import ProductForm
 
 OnPim = Literal["nothing", "fastest", "attention", "everything"]
 
@@ -31,6 +32,9 @@ class Mapping(StrictModel):
     ``everything``: all that the memory can do; ``fastest``: each where it takes less time, transfers
     counted; of a memory that stands beside the processor only attention, since weights lie in one place
     whatever the batch."""
+    products: dict[str, ProductForm] | str = Field(default_factory=dict)
+    """How products run in memory: forms by operator (`neardata.mappers.products`), the file that has them, or
+    ``searched``: for each operator the fastest that `neardata.mappers.search` finds."""
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Stages; ``all``: each slot is one."""
     experts: Experts = "split"

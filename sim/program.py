@@ -2,7 +2,7 @@
 
 A program is saved as YAML or JSON, read, edited and run again::
 
-    schema: 1
+    schema: 2
     name: one product
     system: a100
     placement:                      # what lies where when it starts
@@ -23,6 +23,7 @@ writes in which places, so that a program can be executed on data as well as in 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from neardata.arch.config_file import ConfigFile, first_problem
 from neardata.arch.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the saved form; it grows when a field changes its meaning or goes. 2: `PimMatMul` says how the device
+does it in fields, not in the name of its order."""
+SUM_BYTES = 4
+"""Of a partial sum on its way to be added: FP32."""
 _STRICT = ConfigDict(extra="forbid")
 
 Slices = tuple[tuple[int, int], ...]
@@ -153,12 +158,41 @@ class PimMatMul:
     k: int
     order: str = ""
     """How the device goes through it (of the device's program generator); empty: its default."""
+    own_rows: bool = False
+    """Outputs of a bank do not share rows, however short they are."""
+    channels: int | None = None
+    """Channels that hold the matrix and work, from the first; None: all of the unit."""
+    k_parts: int = 1
+    """Parts of k side by side, each on ``channels / k_parts`` of the channels; they give partial sums."""
+    reduction: str = ""
+    """Who adds the partial sums: ``processor``, in a task that follows, or the device's own ``buffer``;
+    empty: there are none."""
     kind: Literal["pim_matmul"] = "pim_matmul"
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         return self.m * self.n * self.k
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Half-open ranges of k, as even as can be.
+
+        >>> PimMatMul(1, 16, 10, k_parts=4).parts
+        ((0, 2), (2, 5), (5, 7), (7, 10))
+        """
+        edges = [self.k * i // self.k_parts for i in range(self.k_parts + 1)]
+        return tuple(itertools.pairwise(edges))
+
+    @property
+    def formless(self) -> PimMatMul:
+        """What is computed, without how."""
+        return PimMatMul(self.m, self.n, self.k)
+
+    @property
+    def partial_sum_bytes(self) -> int:
+        """Bytes of the partial sums of all parts."""
+        return self.k_parts * self.m * self.n * SUM_BYTES if self.k_parts > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +377,7 @@ class Program:
         >>> Program.from_dict({"name": "p", "system": "a100", "tasks": [task]}).tasks[0].kernel.macs
         64
         """
+        _check_schema(data)
         try:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:
@@ -368,12 +403,24 @@ class Program:
         """
         file = ConfigFile(path)
         try:
+            _check_schema(file.data)
+        except InputError as error:
+            raise file.error(error.message, "schema") from None
+        try:
             return _ADAPTER.validate_python(file.data)
         except ValidationError as error:
             keys, message = first_problem(Program, error, file.data)
             raise file.error(message, *keys) from None
         except InputError as error:
             raise InputError(error.message, file=path, key=error.key) from None
+
+
+def _check_schema(data: Any) -> None:
+    """Programs of another version of the format are refused before their keys are looked at."""
+    found = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
+    if found != SCHEMA:
+        again = "save the program again with 'neardata explain STUDY --save'"
+        raise InputError(f"is {found}; this version reads schema {SCHEMA}: {again}", key="schema")
 
 
 _DEFAULTS: dict[type, dict[str, Any]] = {}

@@ -37,6 +37,7 @@ from neardata.arch.precision import Format
 from neardata.arch.system import PimUnit, ProcessorUnit, System, load_system
 from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.products import read_forms
 from neardata.sim.program import Kernel, Program
 from neardata.sim.system.engine import Costs, run
 from neardata.sim.system.report import SystemReport, summed
@@ -179,6 +180,7 @@ def load_study(path: str | Path) -> Study:
                     )
             processor_group(system, choice.mapping)
             pim_group(system, choice.mapping)
+            read_forms(choice.mapping.products)
         except InputError as error:
             if error.key in choice.set:
                 raise file.error(error.message, "systems", label, "set", error.key) from None
@@ -536,6 +538,8 @@ def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
     """Files that do not ship with the package: of the model, the system, and what it names."""
     system = load_system(choice.system, choice.set)
     named = [study.model, study.routing, choice.system, *(use.link for use in system.links.values())]
+    if isinstance(choice.mapping.products, str):
+        named.append(choice.mapping.products)
     for unit in system.units.values():
         if isinstance(unit, ProcessorUnit):
             named.append(unit.processor)
