@@ -10,8 +10,8 @@ width x positions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +60,8 @@ class AimWeights:
     {'channel': 1, 'bank_group': 0, 'bank': 2, 'row': 0, 'column': 8, 'lane': 1}
     """
 
+    LINE: ClassVar = 16
+    """Outputs that are dealt to the channels together."""
     n: int
     k: int
     channels: int
@@ -113,6 +115,7 @@ class HbmPimWeights:
     [1, 0, 0, 1, 0, 1, 2]
     """
 
+    LINE: ClassVar = 64
     n: int
     k: int
     channels: int
@@ -160,6 +163,7 @@ class AttAccWeights:
     [0, 0, 0, 1, 0, 0, 7, 2]
     """
 
+    LINE: ClassVar = 16
     n: int
     k: int
     channels: int
@@ -222,10 +226,13 @@ def layout_of(
 
 
 def placed_bytes(kernel: PimMatMul, device: Device | str, channels: int) -> int:
-    """Room that a kernel's n x k matrix takes: its rows in every bank of all channels.
+    """Room that a kernel's n x k matrix takes: its rows in every bank of the channels that hold it.
 
-    Rows count whole, and in all channels alike: a command works on the same row of all banks, and every
-    matrix begins in the first channel, whether or not the kernel uses all of them.
+    Rows count whole: a command works on the same row of all banks of a channel. Outputs are dealt to the
+    channels line by line; the last round of a matrix, which may not fill all channels, goes to those that are
+    emptiest, so that what one matrix leaves free another takes. Channels are alike, and a product takes the
+    same time in whichever it lies. The fullest channel then holds at most one line's rows more than the
+    emptiest, which is not counted.
 
     Args:
         device: of the unit, with its overrides; or the name of a preset as it is.
@@ -236,12 +243,14 @@ def placed_bytes(kernel: PimMatMul, device: Device | str, channels: int) -> int:
 
     >>> placed_bytes(PimMatMul(1, 512, 4096), "gddr6-aim", 32), 512 * 4096 * 2
     (4194304, 4194304)
-    >>> placed_bytes(PimMatMul(1, 513, 4096), "gddr6-aim", 32)     # a second pass, of one output
-    8388608
+    >>> placed_bytes(PimMatMul(1, 513, 4096), "gddr6-aim", 32)     # one output more: its rows in 16 banks
+    4325376
     """
     model = device_of(device)
-    row_bytes = model.bursts_per_row * model.burst_bytes
     part = max(stop - start for start, stop in kernel.parts)
     each = (kernel.channels or channels) // kernel.k_parts
-    rows = layout_of(kernel.n, part, model, each, own_rows=kernel.own_rows).rows
-    return rows * row_bytes * model.n_banks * channels
+    layout = layout_of(kernel.n, part, model, each, own_rows=kernel.own_rows)
+    rounds, more = divmod(-(-kernel.n // layout.LINE), each)
+    rows = more * replace(layout, n=(rounds + 1) * layout.LINE, channels=1).rows
+    rows += (each - more) * replace(layout, n=rounds * layout.LINE, channels=1).rows
+    return rows * kernel.k_parts * model.bursts_per_row * model.burst_bytes * model.n_banks

@@ -14,6 +14,7 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
+from neardata.mappers.expert_offload import Load, offloaded
 from neardata.mappers.layout import placed_bytes
 from neardata.mappers.lowering_pass import Pass, Slot
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
@@ -28,17 +29,35 @@ Cost = Callable[[str, Kernel], int]
 
 
 def lower(
-    graphs: Graph | Sequence[Graph], system: System, mapping: Mapping, cost: Cost | None = None
+    graphs: Graph | Sequence[Graph],
+    system: System,
+    mapping: Mapping,
+    cost: Cost | None = None,
+    load: Load | None = None,
 ) -> Program:
     """Place the operators of a graph, or of the micro-batches of one, on a system.
 
     Args:
-        graphs: one graph, or one per micro-batch with the same weights.
-        cost: decides between processor and memory where the mapping says ``fastest``.
+        graphs: one graph, or one per micro-batch with the same weights; with a policy for experts, one per
+            step.
+        cost: decides between processor and memory where the mapping says ``fastest``, and for policies that
+            weigh costs.
+        load: of each layer with experts, how much each is chosen: tells a policy who is popular.
 
     Raises:
         InputError: the mapping does not fit the system.
     """
+    if not isinstance(mapping.experts, str):
+        steps = [graphs] if isinstance(graphs, Graph) else list(graphs)
+        one = mapping.model_copy(update={"experts": "split", "steps": 1})
+        if mapping.pipeline != 1 or mapping.micro_batches != 1:
+            raise InputError(
+                f"{mapping.experts.policy} is for one processor: no pipeline, no micro-batches",
+                key="mapping.experts.policy",
+            )
+        programs = [lower(graph, system, one, cost) for graph in steps]
+        device = processor_group(system, mapping)
+        return offloaded(programs, steps, system, device, mapping.experts, cost, load)
     return Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
 
 

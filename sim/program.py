@@ -324,6 +324,10 @@ class Program:
     """The system itself, as its file has it; empty: the one that ships under the name ``system``."""
     notes: tuple[str, ...] = ()
     """What who wrote the program wants to be known with its results."""
+    reserved: Mapping[str, int] = field(default_factory=dict)
+    """Bytes kept free in a place, for what is brought there later."""
+    figures: Mapping[str, int] = field(default_factory=dict)
+    """What who wrote the program counted of its choices."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -339,8 +343,8 @@ class Program:
 
     @property
     def bytes_at(self) -> dict[str, int]:
-        """Bytes placed in each place at the start."""
-        held: dict[str, int] = {}
+        """Bytes placed in each place at the start, or reserved there."""
+        held = dict(self.reserved)
         for operand in self.placement:
             held[operand.place] = held.get(operand.place, 0) + operand.bytes
         return held
@@ -355,6 +359,8 @@ class Program:
             "hardware": dict(self.hardware),
             "operators": {name: dict(values) for name, values in self.operators.items()},
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"reserved": dict(self.reserved)} if self.reserved else {}),
+            **({"figures": dict(self.figures)} if self.figures else {}),
             "placement": [_plain(operand) for operand in self.placement],
             "tasks": [_plain(task) for task in self.tasks],
         }

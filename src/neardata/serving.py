@@ -105,6 +105,9 @@ class StepCosts:
         self.mapping = mapping or Mapping(on_pim="nothing")
         if self.mapping.pipeline != 1:
             raise InputError("a step is not pipelined; give pipeline: 1", key="mapping.pipeline")
+        if not isinstance(self.mapping.experts, str):
+            raise InputError("steps are costed one by one; a policy goes on from step to step: give split "
+                             "or spread", key="mapping.experts")  # fmt: skip
         self.group = processor_group(system, self.mapping)
         self.formats = formats or Formats()
         self.routing = routing or Uniform(seed=0)
