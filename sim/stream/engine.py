@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.errors import InputError
+from neardata.arch.errors import InputError, nearest
 from neardata.arch.stream import Fpga, Pipeline
 from neardata.sim.stream.layout import Layout, Table, lay_out
 from neardata.sim.stream.report import StreamReport, make_report
 from neardata.sim.stream.resources import resource_use
 
+if TYPE_CHECKING:
+    from neardata.sim.dram.config import ControllerConfig
+
 __all__ = ["run_stream"]
+
+FIDELITIES = ("analytic", "cycle")
 
 NO_TICKS = np.zeros(0, np.int64)
 NO_ANSWERS = np.zeros((0, 0), np.int64)
@@ -30,7 +35,6 @@ class State:
     r: Table
     finish: Table
     request: Table
-    status: int
 
 
 def run_stream(
@@ -41,7 +45,8 @@ def run_stream(
     arrivals_ps: Sequence[int] | NDArray[np.int64] | None = None,
     latencies: bool = False,
     fpga: Fpga | None = None,
-    fidelity: str = "analytic",
+    fidelity: Literal["analytic", "cycle"] | str = "analytic",
+    controller: ControllerConfig | None = None,
     jump: bool = True,
 ) -> StreamReport:
     """Run ``items`` items through a pipeline until the last result has left.
@@ -52,6 +57,9 @@ def run_stream(
         arrivals_ps: (items,) when each item arrives, in order; None: all are there.
         latencies: tell when each item has left; the last stage must fire once per item.
         fpga: to hold the resources against.
+        fidelity: of memory ports: ``analytic`` by rate and latency; ``cycle`` request by request on the
+            ports' DRAM devices (`neardata.sim.stream.dram_ports`).
+        controller: of those devices; None: the default profile.
         jump: find a state that recurs and skip whole periods; changes no result.
 
     Raises:
@@ -69,8 +77,23 @@ def run_stream(
     least_loaded = pipeline.replicas.dispatch == "least-loaded" and len(arrive) > 0
     if latencies or least_loaded:
         _check_one_result_an_item(layout, "latencies" if latencies else "least-loaded")
-    state = simulate(layout, arrive, latencies=latencies, jump=jump)
-    return make_report(layout, state, arrive, use)
+    if fidelity not in FIDELITIES:
+        raise InputError(f"unknown fidelity '{fidelity}'{nearest(fidelity, FIDELITIES)}")
+    memory, answer = "rate and latency" if pipeline.ports else "none", NO_ANSWERS
+    if fidelity == "cycle" and pipeline.ports:
+        from neardata.sim.stream.dram_ports import DramPorts
+        from neardata.sim.stream.pipeline_kernel import FIRED
+
+        ports = DramPorts(layout, controller)
+
+        def turn(answers: Table) -> tuple[Table, Table]:
+            made = simulate(layout, arrive, answer=answers)
+            return made.request, made.s[:, FIRED]
+
+        answer = ports.settle(turn)
+        memory = f"{', '.join(d.name for d in ports.devices.values())}, request by request"
+    state = simulate(layout, arrive, latencies=latencies, jump=jump, answer=answer)
+    return make_report(layout, state, arrive, use, memory)
 
 
 def simulate(
@@ -148,7 +171,7 @@ def simulate(
     if status == k.DEADLOCK:
         raise _deadlock(layout, s, f, int(r[k.R_END]))
     _conserve(layout, s, f)
-    return State(s, f, r, finish, request, status)
+    return State(s, f, r, finish, request)
 
 
 def _arrivals(layout: Layout, arrivals_ps: Any) -> Table:

@@ -107,7 +107,7 @@ class StreamReport:
         return float(waits[max(ceil(len(waits) * percent / 100) - 1, 0)]) / 1000
 
 
-def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | None) -> StreamReport:
+def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | None, memory: str) -> StreamReport:
     """Read the kernel's state."""
     from neardata.sim.stream import pipeline_kernel as k
 
@@ -149,7 +149,7 @@ def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | 
         binding=max(stages, key=lambda name: (stages[name].busy + stages[name].memory) / stages[name].total),
         bound_ps=bound,
         bound_by=bound_by,
-        memory="rate and latency" if pipeline.ports else "none",
+        memory=memory,
         port_bytes=port_bytes,
         energy_pj=energy,
         energy_untold=untold,

@@ -22,7 +22,7 @@ def pipelines(draw: st.DrawFn, *, properties: bool = True, replicas: bool = True
     for i in range(draw(number(0, 2))):
         ports[f"p{i}"] = {
             "gb_per_s": draw(st.sampled_from([0.8, 1.6, 2.36, 12.8])), "latency_ns": draw(number(0, 60)),
-            "channels": draw(number(1, 2)), **BASIS,
+            "channels": draw(number(1, 2)), "device": draw(st.sampled_from(["ddr4-2400r", "hbm2-2000"])), **BASIS,
         }  # fmt: skip
     n = draw(number(1, 5))
     names = [f"s{i}" for i in range(n)]
