@@ -139,7 +139,7 @@ def simulate(
     r[k.ITEMS], r[k.REPLICAS], r[k.TIMED], r[k.TRACED] = items, copies, timed, traced
     r[k.POLICY] = ("round-robin", "least-loaded", "shared-queue").index(dispatch)
     finest = int(layout.port[:, k.DENOMINATOR].max(initial=1))
-    r[k.LIMIT] = (1 << 61) // finest
+    r[k.LIMIT] = (1 << 60) // finest
     plain = not (timed or traced or latencies or len(layout.tables) or answer.size)
     r[k.R_JUMPS] = jump and plain
     given, unfinished = np.zeros(copies, np.int64), np.zeros(copies, np.int64)
