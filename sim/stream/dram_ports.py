@@ -104,9 +104,7 @@ class DramPorts:
             self._channel(channel, rows, request, fired, answer)
         return answer
 
-    def _channel(
-        self, channel: int, rows: list[int], request: Table, fired: Table, answer: Table
-    ) -> None:
+    def _channel(self, channel: int, rows: list[int], request: Table, fired: Table, answer: Table) -> None:
         from neardata.sim.dram.request import simulate
         from neardata.sim.dram.trace import RequestChunk
 

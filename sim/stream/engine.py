@@ -125,9 +125,7 @@ def simulate(
     if m:
         writer, reader = stage[fifo[:, k.WRITER], k.PERIOD], stage[fifo[:, k.READER], k.PERIOD]
         ring += int(
-            max(
-                ((fifo[:, k.SEEN] + reader) // writer).max(), ((fifo[:, k.FREED] + writer) // reader).max()
-            )
+            max(((fifo[:, k.SEEN] + reader) // writer).max(), ((fifo[:, k.FREED] + writer) // reader).max())
         )
     s, f, r = (
         np.zeros((n, k.S_COLUMNS), np.int64), np.zeros((m, k.F_COLUMNS), np.int64),

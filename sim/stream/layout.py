@@ -205,9 +205,7 @@ def _ports(pipeline: Pipeline, ticks: Ticks, channels: list[tuple[str, int]]) ->
         port = pipeline.ports[name]
         per_tick = Fraction(repr(port.gb_per_s)) * 1000 / ticks.per_us  # bytes
         if max(per_tick.numerator, per_tick.denominator) > 1 << 24:
-            raise InputError(
-                "has too many digits beside the clocks", key=f"ports.{name}.gb_per_s"
-            )
+            raise InputError("has too many digits beside the clocks", key=f"ports.{name}.gb_per_s")
         row[k.NUMERATOR], row[k.DENOMINATOR] = per_tick.denominator, per_tick.numerator
         row[k.LATENCY] = ticks.from_ns(port.latency_ns)
     return table

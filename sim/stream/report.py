@@ -107,7 +107,9 @@ class StreamReport:
         return float(waits[max(ceil(len(waits) * percent / 100) - 1, 0)]) / 1000
 
 
-def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | None, memory: str) -> StreamReport:
+def make_report(
+    layout: Layout, state: State, arrive: Table, use: ResourceUse | None, memory: str
+) -> StreamReport:
     """Read the kernel's state."""
     from neardata.sim.stream import pipeline_kernel as k
 

@@ -24,7 +24,8 @@ def pipelines(
     for i in range(draw(number(int(memory), 2))):
         ports[f"p{i}"] = {
             "gb_per_s": draw(st.sampled_from([0.8, 1.6, 2.36, 12.8])), "latency_ns": draw(number(0, 60)),
-            "channels": draw(number(1, 2)), "device": draw(st.sampled_from(["ddr4-2400r", "hbm2-2000"])), **BASIS,
+            "channels": draw(number(1, 2)), "device": draw(st.sampled_from(["ddr4-2400r", "hbm2-2000"])),
+            **BASIS,
         }  # fmt: skip
     n = draw(number(1, 5))
     names = [f"s{i}" for i in range(n)]
@@ -38,7 +39,8 @@ def pipelines(
         if ports and (draw(number(0, 3)) == 0 or (memory and name == "s0")):
             stage["memory"] = {
                 "port": draw(st.sampled_from(sorted(ports))), "outstanding": draw(number(1, 4)),
-                "read_bytes": draw(st.sampled_from([0, 8, 64])), "write_bytes": draw(st.sampled_from([4, 32])),
+                "read_bytes": draw(st.sampled_from([0, 8, 64])),
+                "write_bytes": draw(st.sampled_from([4, 32])),
             }  # fmt: skip
         stages[name] = stage
     if properties and draw(st.booleans()):
@@ -53,9 +55,7 @@ def pipelines(
             produce = "made"
         block = draw(st.sampled_from([1, 1, 2, 4]))
         most = 3 if produce == "made" else produce
-        least = max(
-            stages[a]["timing"]["lanes"] * most, stages[b]["timing"]["lanes"] * consume, block
-        )
+        least = max(stages[a]["timing"]["lanes"] * most, stages[b]["timing"]["lanes"] * consume, block)
         capacity = -(-(least + draw(number(0, 6))) // block) * block
         fifos[f"f{len(fifos)}"] = {
             "between": [a, b], "produce": produce, "consume": consume, "block": block, "capacity": capacity,

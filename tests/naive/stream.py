@@ -13,8 +13,8 @@ from math import ceil, lcm
 from typing import Any
 
 import numpy as np
-from naive.request import Controller, Request
 
+from naive.request import Controller, Request
 from neardata.arch.dram import Device, load_device, load_mapping
 from neardata.arch.stream import Pipeline
 from neardata.sim.dram.config import ControllerConfig
@@ -162,7 +162,14 @@ def run(
     limit: int = 100_000,
     config: ControllerConfig | None = None,
 ) -> Result:
-    """``config``: simulate ports on their DRAM devices. ``arrivals``: in ticks, of which 10^6 us have the least common multiple of the clocks' MHz."""
+    """The slow way.
+
+    Args:
+        properties: a value per firing.
+        arrivals: in ticks; a tick is the longest time of which every clock's period is a multiple.
+        limit: cycles of the slowest clock.
+        config: simulate ports on their DRAM devices, with this controller.
+    """
     properties = properties or {}
     rates = {name: Fraction(repr(clock.mhz)) for name, clock in pipeline.clocks.items()}
     denominator = lcm(*(rate.denominator for rate in rates.values()))
@@ -179,7 +186,9 @@ def run(
     for copy in range(copies):
         for name, fifo in pipeline.fifos.items():
             writer, reader = map(period_of, fifo.between)
-            made = fifo.produce if isinstance(fifo.produce, int) else [int(v) for v in properties[fifo.produce]]
+            made: Any = fifo.produce
+            if isinstance(made, str):
+                made = [int(v) for v in properties[made]]
             fifos[name, copy] = Channel(
                 made, fifo.consume, fifo.capacity, fifo.block, writer + fifo.latency * reader, reader
             )
@@ -277,7 +286,8 @@ def run(
                     channel.reads.append((t, min(channel.readable(t), n * channel.consume)))
                 which = list(range(unit.fired, unit.fired + n))
                 if copies > 1 and (counted or properties):
-                    which = [history[unit.replica][k] if k < len(history[unit.replica]) else -1 for k in which]
+                    mine = history[unit.replica]
+                    which = [mine[k] if k < len(mine) else -1 for k in which]
                 cycles = timing.initiation_interval
                 if timing.cost is not None:
                     c = timing.cost
@@ -329,7 +339,8 @@ def run(
                 if flight.ready is None:
                     m = stage.memory
                     assert m is not None
-                    answer = drams[m.port, unit.replica % pipeline.ports[m.port].channels].answered(flight.asked)
+                    key = m.port, unit.replica % pipeline.ports[m.port].channels
+                    answer = drams[key].answered(flight.asked)
                     if answer is not None:
                         flight.ready = ceil(answer / unit.period) * unit.period + flight.tail
             due = bool(unit.flights) and unit.flights[0].ready is not None and unit.flights[0].ready <= t

@@ -141,7 +141,8 @@ def print_report(console: Console, report: StreamReport) -> None:
     table.add_row("binding", report.binding)
     if p.ports:
         moved = ", ".join(
-            f"{name} {n:,} bytes, {n * 1000 / report.time_ps:.2f} GB/s" for name, n in report.port_bytes.items()
+            f"{name} {n:,} bytes, {n * 1000 / report.time_ps:.2f} GB/s"
+            for name, n in report.port_bytes.items()
         )
         table.add_row("memory", f"{moved}; simulated by {report.memory}")
     if report.finish_ps is not None:

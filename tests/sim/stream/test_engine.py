@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from naive import stream as naive
 from naive.random_pipeline import pipelines
-
 from neardata.arch.errors import InputError
 from neardata.arch.stream import Pipeline
 from neardata.sim.stream import engine
