@@ -65,6 +65,9 @@ def _described(system: System, group: str, unit: Any) -> str:
         return f"{unit.device}, {unit.channels} channels, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     if unit.kind == "processor":
         return f"{unit.processor}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
+    if unit.kind == "stream":
+        on = "" if unit.fpga is None else f" on {unit.fpga}"
+        return f"{', '.join(unit.pipelines.values())}{on}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     return f"memory, {system.capacity_bytes(group) / 1e9:,.1f} GB"
 
 
