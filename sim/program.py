@@ -405,8 +405,8 @@ def _plain(value: Any) -> Any:
 
 
 _TYPES: tuple[Any, ...] = (
-    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Stream, Pause,
-    Operand, Task, Program,
+    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Stream,
+    Pause, Operand, Task, Program,
 )  # fmt: skip
 for _type in _TYPES:
     _type.__pydantic_config__ = _STRICT

@@ -80,6 +80,7 @@ def run_stream(
     if fidelity not in FIDELITIES:
         raise InputError(f"unknown fidelity '{fidelity}'{nearest(fidelity, FIDELITIES)}")
     memory, answer = "rate and latency" if pipeline.ports else "none", NO_ANSWERS
+    turns = 0
     if fidelity == "cycle" and pipeline.ports:
         from neardata.sim.stream.dram_ports import DramPorts
         from neardata.sim.stream.pipeline_kernel import FIRED
@@ -91,9 +92,10 @@ def run_stream(
             return made.request, made.s[:, FIRED]
 
         answer = ports.settle(turn)
+        turns = ports.turns
         memory = f"{', '.join(d.name for d in ports.devices.values())}, request by request"
     state = simulate(layout, arrive, latencies=latencies, jump=jump, answer=answer)
-    return make_report(layout, state, arrive, use, memory)
+    return make_report(layout, state, arrive, use, memory, turns)
 
 
 def simulate(
@@ -156,18 +158,18 @@ def simulate(
     finish = np.full(items if latencies else 0, -1, np.int64)
     request = np.full(answer.shape, -1, np.int64)
     clocks = np.array(sorted(layout.ticks.period.values()), np.int64)
+    made = np.zeros((n, slots, max(layout.out_of.shape[1] - 1, 1)), np.int64)
     status = k.run(
         stage, fifo, layout.port, layout.into, layout.out_of, layout.tables, arrive, clocks,
         s, f, r, np.zeros((n, slots), np.int64), np.zeros((n, slots), np.int64),
-        np.zeros((n, slots, max(layout.out_of.shape[1] - 1, 1)), np.int64),
-        *(np.zeros((m, ring), np.int64) for _ in range(4)),
+        made, *(np.zeros((m, ring), np.int64) for _ in range(4)),
         np.zeros(len(layout.port), np.int64), given, unfinished, following, first_of, last_of,
         np.full(n, -1, np.int64), np.full(n, -1, np.int64), finish, request, answer,
     )  # fmt: skip
     if status == k.TOO_LONG:
         raise InputError("the run takes too long to be counted in 64 bits; give fewer items")
     if status == k.DEADLOCK:
-        raise _deadlock(layout, s, f, int(r[k.R_END]))
+        raise _deadlock(layout, s, f, made, int(r[k.R_END]))
     _conserve(layout, s, f)
     return State(s, f, r, finish, request)
 
@@ -223,21 +225,23 @@ def _conserve(layout: Layout, s: Table, f: Table) -> None:
                 raise RuntimeError(f"stage {name}: {row[k.FIRED]} of {layout.firings[name]} firings")
 
 
-def _deadlock(layout: Layout, s: Table, f: Table, tick: int) -> InputError:
-    """Who waits for whom, as a circle if there is one."""
+def _deadlock(layout: Layout, s: Table, f: Table, made: Table, tick: int) -> InputError:
+    """Who waits for whom, as a circle if there is one.
+
+    Args:
+        made: (stages, slots, FIFOs out) what the results under way are for each FIFO.
+    """
     from neardata.sim.stream import pipeline_kernel as k
 
     waits: dict[int, tuple[int, str]] = {}
     for i in range(len(layout.units)):
         if s[i, k.ENDED]:
             continue
-        if s[i, k.HELD] == layout.stage[i, k.SLOTS] or (s[i, k.HELD] and not _inputs_there(layout, s, f, i)):
+        if s[i, k.HELD]:  # all that was under way has come to its end
             for q in layout.out_of[i, 1 : 1 + layout.out_of[i, 0]]:
                 known = f[q, k.RETURNED] - f[q, k.RETURNED] % layout.fifo[q, k.BLOCK]
-                # what the oldest results need is at least one item more than there is room for
-                if f[q, k.WRITTEN] - known + layout.fifo[q, k.PRODUCE] > layout.fifo[q, k.CAPACITY] or (
-                    layout.fifo[q, k.COUNTS] >= 0
-                ):
+                j = int(np.flatnonzero(layout.out_of[i, 1:] == q)[0])
+                if f[q, k.WRITTEN] - known + made[i, s[i, k.HEAD], j] > layout.fifo[q, k.CAPACITY]:
                     reader = int(layout.fifo[q, k.READER])
                     text = f"{layout.units[i][0]} has no room in {layout.queues[q][0]}"
                     waits[i] = (reader, text)
@@ -266,15 +270,3 @@ def _deadlock(layout: Layout, s: Table, f: Table, tick: int) -> InputError:
     names = " -> ".join(layout.units[i][0] for i in (*circle, circle[0])) if circle else "no circle of stages"
     period = next(iter(layout.ticks.period.values()))
     return InputError(f"deadlock in cycle {tick // period}: {names}: {told}")
-
-
-def _inputs_there(layout: Layout, s: Table, f: Table, i: int) -> bool:
-    from neardata.sim.stream import pipeline_kernel as k
-
-    for q in layout.into[i, 1 : 1 + layout.into[i, 0]]:
-        have = int(f[q, k.VISIBLE])
-        if not f[q, k.OVER]:
-            have -= have % int(layout.fifo[q, k.BLOCK])
-        if have - int(f[q, k.POPPED]) < layout.stage[i, k.LANES] * layout.fifo[q, k.READ]:
-            return False
-    return True

@@ -68,6 +68,8 @@ class StreamReport:
     bound_by: str
     memory: str
     """How ports were simulated."""
+    memory_turns: int
+    """Turns of pipeline and memory until no request moved, of ports simulated request by request."""
     port_bytes: Mapping[str, int]
     energy_pj: Mapping[str, float] | None
     """By stage and port; None: no energy is told."""
@@ -108,7 +110,7 @@ class StreamReport:
 
 
 def make_report(
-    layout: Layout, state: State, arrive: Table, use: ResourceUse | None, memory: str
+    layout: Layout, state: State, arrive: Table, use: ResourceUse | None, memory: str, turns: int
 ) -> StreamReport:
     """Read the kernel's state."""
     from neardata.sim.stream import pipeline_kernel as k
@@ -152,6 +154,7 @@ def make_report(
         bound_ps=bound,
         bound_by=bound_by,
         memory=memory,
+        memory_turns=turns,
         port_bytes=port_bytes,
         energy_pj=energy,
         energy_untold=untold,

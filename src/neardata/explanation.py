@@ -17,6 +17,7 @@ from neardata.sim.program import (
     PimAttention,
     PimMatMul,
     Program,
+    Stream,
     Task,
     Transfer,
 )
@@ -150,6 +151,8 @@ def nest(task: Task) -> list[str]:
             ]
         case Transfer():
             return [f"{kernel.bytes:,} bytes from {kernel.source} to {kernel.target}"]
+        case Stream():
+            loops = [f"for i in {kernel.items:,} items", f"through the pipeline {kernel.pipeline}"]
         case Collective():
             return [f"{kernel.operation} of {kernel.bytes:,} bytes over {', '.join(kernel.units)}"]
         case Elementwise():

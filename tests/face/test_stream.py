@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from neardata.arch import stream as models
+from neardata.arch.stream import Pipeline
 from neardata.cli.app import run
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "stream.md"
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +145,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and problem in err
     assert {path: path.stat().st_size for path in tmp_path.iterdir()} == before
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_examples_of_the_document_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("two.yaml").write_text(blocks("yaml")[0])
+    lines = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("neardata ")]
+    assert len(lines) >= 6
+    for line in lines:
+        assert run(shlex.split(line.partition("#")[0])[1:]) == 0, line
+    for example in blocks("python"):
+        exec(example, {})
+    assert capsys.readouterr().out
+
+
+def test_every_key_of_pipelines_is_described() -> None:
+    described = set(re.findall(r"`(\w+)`", DOCUMENT.read_text()))
+    inner = (models.Clock, models.Cost, models.Energy, models.Fifo, models.MemoryUse, models.Port)
+    for model in (Pipeline, *inner, models.Replicas, models.Resources, models.Stage, models.Timing):
+        assert set(model.model_fields) <= described, model

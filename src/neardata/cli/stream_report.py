@@ -52,6 +52,7 @@ def as_json(report: StreamReport) -> dict[str, Any]:
         "bound_by": report.bound_by,
         "binding": report.binding,
         "memory": report.memory,
+        "memory_turns": report.memory_turns,
         "port_bytes": dict(report.port_bytes),
         "latency_ns": latency,
         "stages": {
