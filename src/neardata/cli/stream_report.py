@@ -139,7 +139,7 @@ def print_report(console: Console, report: StreamReport) -> None:
         "bound", f"{si_time(report.bound_ps / 1000)}, {100 * report.bound_ps / report.time_ps:.1f} % of the "
         f"time: {report.bound_by}",
     )  # fmt: skip
-    table.add_row("binding", report.binding)
+    table.add_row("binding", f"{report.binding}: {_loaded(report):.1%} of its time busy or waiting for memory")
     if p.ports:
         moved = ", ".join(
             f"{name} {n:,} bytes, {n * 1000 / report.time_ps:.2f} GB/s"
@@ -165,6 +165,11 @@ def print_report(console: Console, report: StreamReport) -> None:
         console.print(_resource_table(report))
     if assumed(report):
         console.print(f"\nassumed, not published: {', '.join(assumed(report))}")
+
+
+def _loaded(report: StreamReport) -> float:
+    cycles = report.stages[report.binding]
+    return (cycles.busy + cycles.memory) / cycles.total
 
 
 def _stage_table(report: StreamReport) -> Any:
