@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neardata.arch.config_file import ConfigFile
+from neardata.arch.errors import InputError
 from neardata.arch.processor.preset_file import PresetFolder
 from neardata.arch.stream.fpga import Fpga
 from neardata.arch.stream.pipeline import Pipeline
@@ -39,7 +41,19 @@ def load_pipeline(name: str, overrides: Mapping[str, Any] | None = None) -> Pipe
     >>> load_pipeline("presto-log", {"replicas.count": 3}).replicas.count
     3
     """
-    return _PIPELINES.load(name, overrides)
+    try:
+        return _PIPELINES.load(name, overrides)
+    except InputError as error:
+        raise _placed(error) from None
+
+
+def _placed(error: InputError) -> InputError:
+    """Problems between parts of a pipeline begin with a key inside it: put the file's line to it."""
+    inside, colon, message = error.message.partition(": ")
+    if error.file is None or error.key is None or not colon or " " in inside or "." not in inside:
+        return error
+    keys = [*error.key.split("."), *inside.split(".")]
+    return ConfigFile(Path(error.file)).error(message, *keys)
 
 
 def fpga_names() -> list[str]:

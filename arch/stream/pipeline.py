@@ -216,22 +216,19 @@ class Pipeline(StrictModel):
                 raise ValueError(f"stages.{name}.clock: '{clock}' is no clock{nearest(clock, self.clocks)}")
             if stage.memory is not None and stage.memory.port not in self.ports:
                 port = stage.memory.port
-                raise ValueError(
-                    f"stages.{name}.memory.port: '{port}' is no port{nearest(port, self.ports)}"
-                )
+                raise ValueError(f"stages.{name}.memory.port: '{port}' is no port{nearest(port, self.ports)}")
             if stage.consume > 1 and self.fifos_into(name):
                 raise ValueError(f"stages.{name}.consume: items come by FIFOs; set their consume")
         for name, fifo in self.fifos.items():
             for end in fifo.between:
                 if end not in self.stages:
-                    raise ValueError(
-                        f"fifos.{name}.between: '{end}' is no stage{nearest(end, self.stages)}"
-                    )
+                    raise ValueError(f"fifos.{name}.between: '{end}' is no stage{nearest(end, self.stages)}")
             writer, reader = (self.stages[end] for end in fifo.between)
             read = reader.timing.lanes * fifo.consume
             if read > fifo.capacity:
                 raise ValueError(
-                    f"fifos.{name}.capacity: {fifo.capacity} items, but {fifo.between[1]} reads {read} at a time"
+                    f"fifos.{name}.capacity: {fifo.capacity} items, but {fifo.between[1]} reads {read} "
+                    "at a time"
                 )
             if isinstance(fifo.produce, int) and writer.timing.lanes * fifo.produce > fifo.capacity:
                 written = writer.timing.lanes * fifo.produce
@@ -243,7 +240,8 @@ class Pipeline(StrictModel):
             raise ValueError("stages: none takes the input: every stage has a FIFO into it")
         if self.replicas.dispatch == "shared-queue" and len(self.sources) > 1:
             raise ValueError(
-                f"replicas.dispatch: shared-queue needs one stage that takes the input, not {len(self.sources)}"
+                "replicas.dispatch: shared-queue needs one stage that takes the input, "
+                f"not {len(self.sources)}"
             )
         return self
 

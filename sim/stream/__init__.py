@@ -12,6 +12,6 @@ ended, fill and drain included: one stage takes ``(n - 1) * initiation_interval 
 
 from neardata.sim.stream.engine import run_stream
 from neardata.sim.stream.report import StreamReport
-from neardata.sim.stream.resources import ResourceUse, resource_use
+from neardata.sim.stream.resources import ResourceUse, check_fits, resource_use
 
-__all__ = ["ResourceUse", "StreamReport", "resource_use", "run_stream"]
+__all__ = ["ResourceUse", "StreamReport", "check_fits", "resource_use", "run_stream"]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.arch.errors import InputError
+from neardata.arch.errors import InputError, nearest
 from neardata.arch.stream import Fpga, Pipeline
 from neardata.sim.stream.layout import Layout, Table, lay_out
 from neardata.sim.stream.report import StreamReport, make_report
 from neardata.sim.stream.resources import resource_use
 
+if TYPE_CHECKING:
+    from neardata.sim.dram.config import ControllerConfig
+
 __all__ = ["run_stream"]
+
+FIDELITIES = ("analytic", "cycle")
 
 NO_TICKS = np.zeros(0, np.int64)
 NO_ANSWERS = np.zeros((0, 0), np.int64)
@@ -30,7 +35,6 @@ class State:
     r: Table
     finish: Table
     request: Table
-    status: int
 
 
 def run_stream(
@@ -41,7 +45,8 @@ def run_stream(
     arrivals_ps: Sequence[int] | NDArray[np.int64] | None = None,
     latencies: bool = False,
     fpga: Fpga | None = None,
-    fidelity: str = "analytic",
+    fidelity: Literal["analytic", "cycle"] | str = "analytic",
+    controller: ControllerConfig | None = None,
     jump: bool = True,
 ) -> StreamReport:
     """Run ``items`` items through a pipeline until the last result has left.
@@ -52,6 +57,9 @@ def run_stream(
         arrivals_ps: (items,) when each item arrives, in order; None: all are there.
         latencies: tell when each item has left; the last stage must fire once per item.
         fpga: to hold the resources against.
+        fidelity: of memory ports: ``analytic`` by rate and latency; ``cycle`` request by request on the
+            ports' DRAM devices (`neardata.sim.stream.dram_ports`).
+        controller: of those devices; None: the default profile.
         jump: find a state that recurs and skip whole periods; changes no result.
 
     Raises:
@@ -69,8 +77,25 @@ def run_stream(
     least_loaded = pipeline.replicas.dispatch == "least-loaded" and len(arrive) > 0
     if latencies or least_loaded:
         _check_one_result_an_item(layout, "latencies" if latencies else "least-loaded")
-    state = simulate(layout, arrive, latencies=latencies, jump=jump)
-    return make_report(layout, state, arrive, use)
+    if fidelity not in FIDELITIES:
+        raise InputError(f"unknown fidelity '{fidelity}'{nearest(fidelity, FIDELITIES)}")
+    memory, answer = "rate and latency" if pipeline.ports else "none", NO_ANSWERS
+    turns = 0
+    if fidelity == "cycle" and pipeline.ports:
+        from neardata.sim.stream.dram_ports import DramPorts
+        from neardata.sim.stream.pipeline_kernel import FIRED
+
+        ports = DramPorts(layout, controller)
+
+        def turn(answers: Table) -> tuple[Table, Table]:
+            made = simulate(layout, arrive, answer=answers)
+            return made.request, made.s[:, FIRED]
+
+        answer = ports.settle(turn)
+        turns = ports.turns
+        memory = f"{', '.join(d.name for d in ports.devices.values())}, request by request"
+    state = simulate(layout, arrive, latencies=latencies, jump=jump, answer=answer)
+    return make_report(layout, state, arrive, use, memory, turns)
 
 
 def simulate(
@@ -102,9 +127,7 @@ def simulate(
     if m:
         writer, reader = stage[fifo[:, k.WRITER], k.PERIOD], stage[fifo[:, k.READER], k.PERIOD]
         ring += int(
-            max(
-                ((fifo[:, k.SEEN] + reader) // writer).max(), ((fifo[:, k.FREED] + writer) // reader).max()
-            )
+            max(((fifo[:, k.SEEN] + reader) // writer).max(), ((fifo[:, k.FREED] + writer) // reader).max())
         )
     s, f, r = (
         np.zeros((n, k.S_COLUMNS), np.int64), np.zeros((m, k.F_COLUMNS), np.int64),
@@ -116,7 +139,7 @@ def simulate(
     r[k.ITEMS], r[k.REPLICAS], r[k.TIMED], r[k.TRACED] = items, copies, timed, traced
     r[k.POLICY] = ("round-robin", "least-loaded", "shared-queue").index(dispatch)
     finest = int(layout.port[:, k.DENOMINATOR].max(initial=1))
-    r[k.LIMIT] = (1 << 61) // finest
+    r[k.LIMIT] = (1 << 60) // finest
     plain = not (timed or traced or latencies or len(layout.tables) or answer.size)
     r[k.R_JUMPS] = jump and plain
     given, unfinished = np.zeros(copies, np.int64), np.zeros(copies, np.int64)
@@ -135,20 +158,20 @@ def simulate(
     finish = np.full(items if latencies else 0, -1, np.int64)
     request = np.full(answer.shape, -1, np.int64)
     clocks = np.array(sorted(layout.ticks.period.values()), np.int64)
+    made = np.zeros((n, slots, max(layout.out_of.shape[1] - 1, 1)), np.int64)
     status = k.run(
         stage, fifo, layout.port, layout.into, layout.out_of, layout.tables, arrive, clocks,
         s, f, r, np.zeros((n, slots), np.int64), np.zeros((n, slots), np.int64),
-        np.zeros((n, slots, max(layout.out_of.shape[1] - 1, 1)), np.int64),
-        *(np.zeros((m, ring), np.int64) for _ in range(4)),
+        made, *(np.zeros((m, ring), np.int64) for _ in range(4)),
         np.zeros(len(layout.port), np.int64), given, unfinished, following, first_of, last_of,
         np.full(n, -1, np.int64), np.full(n, -1, np.int64), finish, request, answer,
     )  # fmt: skip
     if status == k.TOO_LONG:
         raise InputError("the run takes too long to be counted in 64 bits; give fewer items")
     if status == k.DEADLOCK:
-        raise _deadlock(layout, s, f, int(r[k.R_END]))
+        raise _deadlock(layout, s, f, made, int(r[k.R_END]))
     _conserve(layout, s, f)
-    return State(s, f, r, finish, request, status)
+    return State(s, f, r, finish, request)
 
 
 def _arrivals(layout: Layout, arrivals_ps: Any) -> Table:
@@ -202,21 +225,23 @@ def _conserve(layout: Layout, s: Table, f: Table) -> None:
                 raise RuntimeError(f"stage {name}: {row[k.FIRED]} of {layout.firings[name]} firings")
 
 
-def _deadlock(layout: Layout, s: Table, f: Table, tick: int) -> InputError:
-    """Who waits for whom, as a circle if there is one."""
+def _deadlock(layout: Layout, s: Table, f: Table, made: Table, tick: int) -> InputError:
+    """Who waits for whom, as a circle if there is one.
+
+    Args:
+        made: (stages, slots, FIFOs out) what the results under way are for each FIFO.
+    """
     from neardata.sim.stream import pipeline_kernel as k
 
     waits: dict[int, tuple[int, str]] = {}
     for i in range(len(layout.units)):
         if s[i, k.ENDED]:
             continue
-        if s[i, k.HELD] == layout.stage[i, k.SLOTS] or (s[i, k.HELD] and not _inputs_there(layout, s, f, i)):
+        if s[i, k.HELD]:  # all that was under way has come to its end
             for q in layout.out_of[i, 1 : 1 + layout.out_of[i, 0]]:
                 known = f[q, k.RETURNED] - f[q, k.RETURNED] % layout.fifo[q, k.BLOCK]
-                # what the oldest results need is at least one item more than there is room for
-                if f[q, k.WRITTEN] - known + layout.fifo[q, k.PRODUCE] > layout.fifo[q, k.CAPACITY] or (
-                    layout.fifo[q, k.COUNTS] >= 0
-                ):
+                j = int(np.flatnonzero(layout.out_of[i, 1:] == q)[0])
+                if f[q, k.WRITTEN] - known + made[i, s[i, k.HEAD], j] > layout.fifo[q, k.CAPACITY]:
                     reader = int(layout.fifo[q, k.READER])
                     text = f"{layout.units[i][0]} has no room in {layout.queues[q][0]}"
                     waits[i] = (reader, text)
@@ -245,15 +270,3 @@ def _deadlock(layout: Layout, s: Table, f: Table, tick: int) -> InputError:
     names = " -> ".join(layout.units[i][0] for i in (*circle, circle[0])) if circle else "no circle of stages"
     period = next(iter(layout.ticks.period.values()))
     return InputError(f"deadlock in cycle {tick // period}: {names}: {told}")
-
-
-def _inputs_there(layout: Layout, s: Table, f: Table, i: int) -> bool:
-    from neardata.sim.stream import pipeline_kernel as k
-
-    for q in layout.into[i, 1 : 1 + layout.into[i, 0]]:
-        have = int(f[q, k.VISIBLE])
-        if not f[q, k.OVER]:
-            have -= have % int(layout.fifo[q, k.BLOCK])
-        if have - int(f[q, k.POPPED]) < layout.stage[i, k.LANES] * layout.fifo[q, k.READ]:
-            return False
-    return True

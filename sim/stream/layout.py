@@ -16,6 +16,7 @@ from neardata.arch.stream import Pipeline
 Table = NDArray[np.int64]
 MOST_SLOTS = 1 << 16
 MOST_ITEMS = 1 << 40
+MOST_BYTES = 1 << 36
 MOST_TICKS_PER_US = 1 << 32
 
 
@@ -153,6 +154,8 @@ def lay_out(pipeline: Pipeline, items: int, properties: Mapping[str, Sequence[in
             row[k.COSTS] = keep(costs)
             work[name] = -(-int(np.maximum(costs, timing.initiation_interval).sum()) // timing.lanes)
         row[k.COUNTED] = pipeline.sinks == [name]
+        if slots * timing.lanes * int(row[k.BYTES]) > MOST_BYTES:
+            raise InputError(f"has more than {MOST_BYTES:,} bytes under way", key=f"stages.{name}.memory")
         stage_rows.append(row)
     fifo_rows = []
     for fifo in pipeline.fifos.values():
@@ -205,9 +208,7 @@ def _ports(pipeline: Pipeline, ticks: Ticks, channels: list[tuple[str, int]]) ->
         port = pipeline.ports[name]
         per_tick = Fraction(repr(port.gb_per_s)) * 1000 / ticks.per_us  # bytes
         if max(per_tick.numerator, per_tick.denominator) > 1 << 24:
-            raise InputError(
-                "has too many digits beside the clocks", key=f"ports.{name}.gb_per_s"
-            )
+            raise InputError("has too many digits beside the clocks", key=f"ports.{name}.gb_per_s")
         row[k.NUMERATOR], row[k.DENOMINATOR] = per_tick.denominator, per_tick.numerator
         row[k.LATENCY] = ticks.from_ns(port.latency_ns)
     return table

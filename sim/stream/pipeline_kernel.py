@@ -161,10 +161,7 @@ def run(
             n, all_over = lanes, True
             there = True
             if n_in == 0:
-                if policy == SHARED_QUEUE:
-                    have = arrived - r[TAKEN_ALL]
-                else:
-                    have = given[replica] - s[i, TAKEN]
+                have = arrived - r[TAKEN_ALL] if policy == SHARED_QUEUE else given[replica] - s[i, TAKEN]
                 whole = lanes * stage[i, CONSUME]
                 if have < whole:
                     if arrived < items:
@@ -240,7 +237,7 @@ def run(
                 for j in range(1, n_out + 1):
                     made[i, slot, j - 1] = n * fifo[out_of[i, j], PRODUCE]
                 at_item = s[i, FIRED]
-                for lane in range(n):
+                for _ in range(n):
                     if traced and replicas > 1:
                         reading[i] = first_of[replica] if reading[i] < 0 else following[reading[i]]
                         at_item = reading[i]

@@ -68,6 +68,8 @@ class StreamReport:
     bound_by: str
     memory: str
     """How ports were simulated."""
+    memory_turns: int
+    """Turns of pipeline and memory until no request moved, of ports simulated request by request."""
     port_bytes: Mapping[str, int]
     energy_pj: Mapping[str, float] | None
     """By stage and port; None: no energy is told."""
@@ -107,7 +109,9 @@ class StreamReport:
         return float(waits[max(ceil(len(waits) * percent / 100) - 1, 0)]) / 1000
 
 
-def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | None) -> StreamReport:
+def make_report(
+    layout: Layout, state: State, arrive: Table, use: ResourceUse | None, memory: str, turns: int
+) -> StreamReport:
     """Read the kernel's state."""
     from neardata.sim.stream import pipeline_kernel as k
 
@@ -149,7 +153,8 @@ def make_report(layout: Layout, state: State, arrive: Table, use: ResourceUse | 
         binding=max(stages, key=lambda name: (stages[name].busy + stages[name].memory) / stages[name].total),
         bound_ps=bound,
         bound_by=bound_by,
-        memory="rate and latency" if pipeline.ports else "none",
+        memory=memory,
+        memory_turns=turns,
         port_bytes=port_bytes,
         energy_pj=energy,
         energy_untold=untold,

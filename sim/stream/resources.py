@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor
 
@@ -35,6 +35,53 @@ def resource_use(pipeline: Pipeline, fpga: Fpga) -> ResourceUse:
     >>> fits.total["dsp"]
     10.62
     """
+    use = _use(pipeline, fpga)
+    copies = pipeline.replicas.count
+    over = _over(use.by_stage.values())
+    if over:
+        fit = floor(min(100 * copies / value for value in over.values()) + 1e-9)
+        change = (
+            f"{fit} replica{'s' if fit > 1 else ''} would fit, not {copies}"
+            if fit
+            else "not even one replica fits"
+        )
+        raise InputError(f"{pipeline.name} does not fit {fpga.name}: {_told(over)}; {change}")
+    return use
+
+
+def check_fits(pipelines: Mapping[str, Pipeline], fpga: Fpga) -> None:
+    """Several pipelines on one FPGA.
+
+    Args:
+        pipelines: by the name that errors call each.
+
+    Raises:
+        InputError: they do not fit together: every resource that overflows, and what each takes of it.
+    """
+    uses = {name: _known(_use(pipeline, fpga).by_stage.values()) for name, pipeline in pipelines.items()}
+    over = _over(uses.values())
+    if over:
+        parts = "; ".join(
+            f"{r.upper()}: " + ", ".join(f"{p} {use[r]:.0f} %" for p, use in uses.items()) for r in over
+        )
+        raise InputError(f"together they do not fit {fpga.name}: {_told(over)} ({parts})")
+
+
+def _known(parts: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    """Sums of what is known: what does not fit without the rest does not fit with it."""
+    parts = list(parts)
+    return {resource: sum(part[resource] or 0 for part in parts) for resource in RESOURCES}
+
+
+def _over(parts: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    return {resource: value for resource, value in _known(parts).items() if value > 100 * (1 + 1e-12)}
+
+
+def _told(over: Mapping[str, float]) -> str:
+    return ", ".join(f"{resource.upper()} {value:.0f} %" for resource, value in over.items())
+
+
+def _use(pipeline: Pipeline, fpga: Fpga) -> ResourceUse:
     told = needs(pipeline)
     others = {r.percent_of: load_fpga(r.percent_of) for r in told.values() if r.percent_of is not None}
     copies = pipeline.replicas.count
@@ -50,15 +97,5 @@ def resource_use(pipeline: Pipeline, fpga: Fpga) -> ResourceUse:
         values = [stage[resource] for stage in by_stage.values()]
         known = [value for value in values if value is not None]
         total[resource] = sum(known) if len(known) == len(values) else None
-    over = {r: value for r, value in total.items() if value is not None and value > 100 * (1 + 1e-12)}
-    if over:
-        fit = floor(min(100 * copies / value for value in over.values()) + 1e-9)
-        what = ", ".join(f"{resource.upper()} {value:.0f} %" for resource, value in over.items())
-        change = (
-            f"{fit} replica{'s' if fit > 1 else ''} would fit, not {copies}"
-            if fit
-            else "not even one replica fits"
-        )
-        raise InputError(f"{pipeline.name} does not fit {fpga.name}: {what}; {change}")
     untold = tuple(name for name in pipeline.stages if name not in told)
     return ResourceUse(fpga, by_stage, total, untold)

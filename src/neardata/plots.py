@@ -117,7 +117,8 @@ def stage_cycles(bars: Sequence[tuple[str, Mapping[str, float]]], path: Path, ti
     """
     figure, axes = new_figure(7.0, max(1.8, 1.1 + 0.34 * len(bars)), title)
     colours = {
-        "busy": "#009e73", "starved": "#dddddd", "blocked": "#e69f00", "memory": "#0072b2", "drained": "#999999",
+        "busy": "#009e73", "starved": "#dddddd", "blocked": "#e69f00", "memory": "#0072b2",
+        "drained": "#999999",
     }  # fmt: skip
     left = [0.0] * len(bars)
     for cause, colour in colours.items():

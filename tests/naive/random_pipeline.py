@@ -12,17 +12,20 @@ BASIS = {"basis": "assumed", "source": "drawn"}
 
 
 @st.composite
-def pipelines(draw: st.DrawFn, *, properties: bool = True, replicas: bool = True) -> Pipeline:
+def pipelines(
+    draw: st.DrawFn, *, properties: bool = True, replicas: bool = True, memory: bool = False
+) -> Pipeline:
     """Chains with forks and joins; properties are called ``cost`` and ``made``."""
     number = st.integers
     clocks = {"a": {"mhz": draw(st.sampled_from([100, 200, 223])), **BASIS}}
     if draw(st.booleans()):
         clocks["b"] = {"mhz": draw(st.sampled_from([150, 300, 62.5])), **BASIS}
     ports: dict[str, Any] = {}
-    for i in range(draw(number(0, 2))):
+    for i in range(draw(number(int(memory), 2))):
         ports[f"p{i}"] = {
             "gb_per_s": draw(st.sampled_from([0.8, 1.6, 2.36, 12.8])), "latency_ns": draw(number(0, 60)),
-            "channels": draw(number(1, 2)), **BASIS,
+            "channels": draw(number(1, 2)), "device": draw(st.sampled_from(["ddr4-2400r", "hbm2-2000"])),
+            **BASIS,
         }  # fmt: skip
     n = draw(number(1, 5))
     names = [f"s{i}" for i in range(n)]
@@ -33,10 +36,11 @@ def pipelines(draw: st.DrawFn, *, properties: bool = True, replicas: bool = True
             "lanes": draw(st.sampled_from([1, 1, 2, 3])), **BASIS,
         }  # fmt: skip
         stage: dict[str, Any] = {"timing": timing, "clock": draw(st.sampled_from(sorted(clocks)))}
-        if ports and draw(number(0, 3)) == 0:
+        if ports and (draw(number(0, 3)) == 0 or (memory and name == "s0")):
             stage["memory"] = {
                 "port": draw(st.sampled_from(sorted(ports))), "outstanding": draw(number(1, 4)),
-                "read_bytes": draw(st.sampled_from([0, 8, 64])), "write_bytes": draw(st.sampled_from([4, 32])),
+                "read_bytes": draw(st.sampled_from([0, 8, 64])),
+                "write_bytes": draw(st.sampled_from([4, 32])),
             }  # fmt: skip
         stages[name] = stage
     if properties and draw(st.booleans()):
@@ -51,9 +55,7 @@ def pipelines(draw: st.DrawFn, *, properties: bool = True, replicas: bool = True
             produce = "made"
         block = draw(st.sampled_from([1, 1, 2, 4]))
         most = 3 if produce == "made" else produce
-        least = max(
-            stages[a]["timing"]["lanes"] * most, stages[b]["timing"]["lanes"] * consume, block
-        )
+        least = max(stages[a]["timing"]["lanes"] * most, stages[b]["timing"]["lanes"] * consume, block)
         capacity = -(-(least + draw(number(0, 6))) // block) * block
         fifos[f"f{len(fifos)}"] = {
             "between": [a, b], "produce": produce, "consume": consume, "block": block, "capacity": capacity,

@@ -10,10 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, lcm
+from typing import Any
 
 import numpy as np
 
+from naive.request import Controller, Request
+from neardata.arch.dram import Device, load_device, load_mapping
 from neardata.arch.stream import Pipeline
+from neardata.sim.dram.config import ControllerConfig
 
 BUSY, STARVED, BLOCKED, MEMORY, DRAINED = range(5)
 
@@ -49,10 +53,64 @@ class Channel:
 
 @dataclass
 class Flight:
-    ready: int
+    ready: int | None
+    """None: memory has not answered."""
+    tail: int
+    """Ticks from memory's answer until the results can be written."""
     firings: int
     made: list[int]
     items: list[int]
+    asked: list[Request]
+
+
+class Dram:
+    """A DRAM channel that takes requests as they are made: the twin of a port at fidelity ``cycle``.
+
+    Args:
+        users: stages that use the channel; each has an equal part of it for reads and one for writes.
+        tick: a tick of the memory in ticks of the pipeline.
+    """
+
+    def __init__(self, device: Device, config: ControllerConfig, users: int, tick: Fraction) -> None:
+        options = config.model_dump(exclude={"device_table", "mapping"})
+        self.controller = Controller(device, **options)
+        self.mapping = load_mapping(device, config.mapping, 1)
+        self.burst, self.tick = device.burst_bytes, tick
+        self.part = self.mapping.capacity_bytes // (2 * users) // self.burst
+        self.next = [[0, 0] for _ in range(users)]
+        self.line: list[tuple[int, list[Request | None], int, bool, int]] = []
+
+    def ask(self, user: int, read_bytes: int, write_bytes: int, t: int) -> list[Any]:
+        answers: list[Request | None] = []
+        for is_write, n in ((False, -(-read_bytes // self.burst)), (True, -(-write_bytes // self.burst))):
+            for _ in range(n):
+                place = self.next[user][is_write] % self.part + (2 * user + is_write) * self.part
+                self.next[user][is_write] += 1
+                answers.append(None)
+                arrival = ceil(t / self.tick)
+                self.line.append((arrival, answers, len(answers) - 1, is_write, place * self.burst))
+        return answers
+
+    def advance(self, t: int) -> None:
+        """Everything before tick t."""
+        while self.controller.clk * self.tick < t:
+            if self.line and self.line[0][0] <= self.controller.clk:
+                _, answers, at, is_write, address = self.line[0]
+                parts = self.mapping.decode(np.array([address]))
+                bank, row, column = (int(part[0]) for part in parts[1:])
+                answers[at] = self.controller.send(int(is_write), bank, row, column)
+                if answers[at] is not None:
+                    self.line.pop(0)
+            self.controller.tick()
+
+    def answered(self, answers: list[Any]) -> Fraction | None:
+        """Tick of the pipeline at which all of them are; None: not known yet."""
+        times = []
+        for request in answers:
+            if request is None or (request.kind == 0 and request.depart < 0):
+                return None
+            times.append(request.depart if request.kind == 0 else request.arrive + 1)
+        return max(times) * self.tick
 
 
 @dataclass
@@ -102,8 +160,16 @@ def run(
     properties: Mapping[str, Sequence[float]] | None = None,
     arrivals: Sequence[int] | None = None,
     limit: int = 100_000,
+    config: ControllerConfig | None = None,
 ) -> Result:
-    """``arrivals``: in ticks, of which 10^6 us have the least common multiple of the clocks' MHz."""
+    """The slow way.
+
+    Args:
+        properties: a value per firing.
+        arrivals: in ticks; a tick is the longest time of which every clock's period is a multiple.
+        limit: cycles of the slowest clock.
+        config: simulate ports on their DRAM devices, with this controller.
+    """
     properties = properties or {}
     rates = {name: Fraction(repr(clock.mhz)) for name, clock in pipeline.clocks.items()}
     denominator = lcm(*(rate.denominator for rate in rates.values()))
@@ -120,7 +186,9 @@ def run(
     for copy in range(copies):
         for name, fifo in pipeline.fifos.items():
             writer, reader = map(period_of, fifo.between)
-            made = fifo.produce if isinstance(fifo.produce, int) else [int(v) for v in properties[fifo.produce]]
+            made: Any = fifo.produce
+            if isinstance(made, str):
+                made = [int(v) for v in properties[made]]
             fifos[name, copy] = Channel(
                 made, fifo.consume, fifo.capacity, fifo.block, writer + fifo.latency * reader, reader
             )
@@ -136,6 +204,17 @@ def run(
                 )
             )  # fmt: skip
     port_free: dict[tuple[str, int], Fraction] = {}
+    drams: dict[tuple[str, int], Dram] = {}
+    users: dict[tuple[str, int], list[int]] = {}
+    for i, unit in enumerate(units):
+        memory = pipeline.stages[unit.name].memory
+        if memory is not None and config is not None:
+            key = memory.port, unit.replica % pipeline.ports[memory.port].channels
+            users.setdefault(key, []).append(i)
+    for key, rows in users.items():
+        device = load_device(str(pipeline.ports[key[0]].device))
+        tick = Fraction(device.timing["tCK_ps"]) / device.ticks_per_clock * ticks_per_us / 1_000_000
+        drams[key] = Dram(device, config, len(rows), tick)
     dispatch = pipeline.replicas.dispatch
     queue: list[int] = []
     queues: list[list[int]] = [[] for _ in range(copies)]
@@ -162,7 +241,9 @@ def run(
                 load[to] += 1
             arrived += 1
         acted = False
-        for unit in units:
+        for dram in drams.values():
+            dram.advance(t)
+        for row, unit in enumerate(units):
             if t % unit.period:
                 continue
             stage = pipeline.stages[unit.name]
@@ -205,7 +286,8 @@ def run(
                     channel.reads.append((t, min(channel.readable(t), n * channel.consume)))
                 which = list(range(unit.fired, unit.fired + n))
                 if copies > 1 and (counted or properties):
-                    which = [history[unit.replica][k] if k < len(history[unit.replica]) else -1 for k in which]
+                    mine = history[unit.replica]
+                    which = [mine[k] if k < len(mine) else -1 for k in which]
                 cycles = timing.initiation_interval
                 if timing.cost is not None:
                     c = timing.cost
@@ -214,8 +296,14 @@ def run(
                             repr(float(properties[c.property][k]))
                         )
                         cycles = max(cycles, ceil(value))
-                begun = t
-                if stage.memory is not None:
+                begun: int | None = t
+                asked = []
+                if stage.memory is not None and config is not None:
+                    m = stage.memory
+                    key = m.port, unit.replica % pipeline.ports[m.port].channels
+                    asked = drams[key].ask(users[key].index(row), n * m.read_bytes, n * m.write_bytes, t)
+                    begun = None
+                elif stage.memory is not None:
                     m = stage.memory
                     port = pipeline.ports[m.port]
                     key = (m.port, unit.replica % port.channels)
@@ -225,9 +313,11 @@ def run(
                     latency = ceil(Fraction(repr(port.latency_ns)) * ticks_per_us / 1000)
                     begun = ceil(port_free[key]) + (latency if m.read_bytes else 0)
                     begun = max(t, ceil(Fraction(begun, unit.period)) * unit.period)
+                tail = (timing.depth + cycles - timing.initiation_interval - 1) * unit.period
                 unit.flights.append(
                     Flight(
-                        begun + (timing.depth + cycles - timing.initiation_interval - 1) * unit.period,
+                        None if begun is None else begun + tail,
+                        tail,
                         n,
                         [
                             n * channel.produce if isinstance(channel.produce, int)
@@ -235,6 +325,7 @@ def run(
                             for channel in unit.outs
                         ],
                         which,
+                        asked,
                     )
                 )  # fmt: skip
                 unit.fired += n
@@ -244,7 +335,15 @@ def run(
                 else:
                     over = all(channel.is_over(t) and channel.readable(t) == 0 for channel in unit.ins)
 
-            due = bool(unit.flights) and unit.flights[0].ready <= t
+            for flight in unit.flights:
+                if flight.ready is None:
+                    m = stage.memory
+                    assert m is not None
+                    key = m.port, unit.replica % pipeline.ports[m.port].channels
+                    answer = drams[key].answered(flight.asked)
+                    if answer is not None:
+                        flight.ready = ceil(answer / unit.period) * unit.period + flight.tail
+            due = bool(unit.flights) and unit.flights[0].ready is not None and unit.flights[0].ready <= t
             if due:
                 flight = unit.flights[0]
                 if all(

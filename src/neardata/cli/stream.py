@@ -80,7 +80,9 @@ def run(
         str, typer.Option(help="Memory ports: analytic (rate and latency) or cycle (the DRAM engine).")
     ] = "analytic",
     jump: Annotated[bool, typer.Option("--jump/--no-jump", help="Skip periods that recur.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.json, stages.csv and fifos.csv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.json, stages.csv and fifos.csv.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run items through a pipeline: cycles, throughput, what each stage did, FIFOs, resources."""

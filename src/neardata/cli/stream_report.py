@@ -52,6 +52,7 @@ def as_json(report: StreamReport) -> dict[str, Any]:
         "bound_by": report.bound_by,
         "binding": report.binding,
         "memory": report.memory,
+        "memory_turns": report.memory_turns,
         "port_bytes": dict(report.port_bytes),
         "latency_ns": latency,
         "stages": {
@@ -138,10 +139,12 @@ def print_report(console: Console, report: StreamReport) -> None:
         "bound", f"{si_time(report.bound_ps / 1000)}, {100 * report.bound_ps / report.time_ps:.1f} % of the "
         f"time: {report.bound_by}",
     )  # fmt: skip
-    table.add_row("binding", report.binding)
+    loaded = f"{_loaded(report):.1%} of its time busy or waiting for memory"
+    table.add_row("binding", f"{report.binding}: {loaded}")
     if p.ports:
         moved = ", ".join(
-            f"{name} {n:,} bytes, {n * 1000 / report.time_ps:.2f} GB/s" for name, n in report.port_bytes.items()
+            f"{name} {n:,} bytes, {n * 1000 / report.time_ps:.2f} GB/s"
+            for name, n in report.port_bytes.items()
         )
         table.add_row("memory", f"{moved}; simulated by {report.memory}")
     if report.finish_ps is not None:
@@ -163,6 +166,11 @@ def print_report(console: Console, report: StreamReport) -> None:
         console.print(_resource_table(report))
     if assumed(report):
         console.print(f"\nassumed, not published: {', '.join(assumed(report))}")
+
+
+def _loaded(report: StreamReport) -> float:
+    cycles = report.stages[report.binding]
+    return (cycles.busy + cycles.memory) / cycles.total
 
 
 def _stage_table(report: StreamReport) -> Any:

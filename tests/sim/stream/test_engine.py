@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from naive import stream as naive
 from naive.random_pipeline import pipelines
-
 from neardata.arch.errors import InputError
 from neardata.arch.stream import Pipeline
 from neardata.sim.stream import engine
 from neardata.sim.stream import pipeline_kernel as k
+from neardata.sim.stream.dram_ports import DramPorts
 from neardata.sim.stream.layout import lay_out
 
 SETTINGS = settings(
@@ -113,3 +114,24 @@ def test_jumps_happen(seed: int) -> None:
     plain = run_stream(load_pipeline("presto-sparse"), 10_000 + seed, jump=False)
     assert report.jumped_periods > 0 and report.events < plain.events / 10
     assert (report.time_ps, report.stages, report.fifos) == (plain.time_ps, plain.stages, plain.fifos)
+
+
+@settings(SETTINGS, max_examples=60)
+@given(pipelines(properties=False, memory=True), st.integers(1, 12))
+def test_ports_on_dram_devices_are_simulated_jointly(pipeline: Pipeline, items: int) -> None:
+    try:
+        layout = lay_out(pipeline, items, {})
+    except InputError:
+        return
+    ports = DramPorts(layout)
+    none = np.zeros(0, np.int64)
+
+    def turn(answers: Any) -> Any:
+        state = engine.simulate(layout, none, answer=answers)
+        return state.request, state.s[:, k.FIRED]
+
+    try:
+        ours = run(pipeline, items, {}, None, answer=ports.settle(turn))
+    except InputError:
+        return
+    same(ours, naive.run(pipeline, items, config=ports.config))
