@@ -163,7 +163,7 @@ def sigrid_hash(x: Ids, salt: int, maximum: int, *, division_free: bool = False)
 
 HALFWAY = 1 << 28
 """The last 29 bits of a float64 that lies halfway between two float32."""
-DOUBT = 4
+DOUBT = 8
 """A float64 logarithm this close (in its last bits) to halfway may round to the wrong float32."""
 
 

@@ -80,7 +80,7 @@ def log(
 ) -> int:
     """Logarithms of x + offset into ``found``; how many places of ``doubtful`` (as many as it holds) were
     filled with those that need more digits, or a number above its size where it ran over."""
-    halfway, doubt = 1 << 28, 4
+    halfway, doubt = 1 << 28, 8
     wide = np.empty(1, dtype=np.float64)
     bits = wide.view(np.int64)
     count = 0

@@ -360,7 +360,7 @@ def _inside(header: _Fields, field: int) -> _Fields:
 
 
 def _encoding(about: _Fields, field: int) -> str:
-    number = about.get(field)
+    number = _size(about, field)
     if number not in ENCODINGS:
         raise PageError(f"unknown encoding {number}")
     return ENCODINGS[number]

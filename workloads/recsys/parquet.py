@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def read_parquet(
 
     Raises:
         InputError: no Parquet file, a column or row group that is not there, a type that is no number; bytes
-            that cannot be decoded, with row group and column.
+            that cannot be decoded, with row group and column. (Some damage of the footer, which holds no
+            checksum, ends the process inside PyArrow 26.)
     """
     path = Path(path)
     file = _opened(path)
@@ -50,11 +51,13 @@ def read_parquet(
         for name in names if columns is None else columns:
             parts = []
             for group in groups:
-                chunks += _chunks(path, raw, file, group, name)
+                # PyArrow first: it ends the process where it is asked about a codec it does not know
                 try:
                     part = file.read_row_group(group, columns=[name], use_threads=False).column(0)
+                    held = _chunks(raw, file, group, name)
                 except _FAILURES as error:
                     raise _damaged(path, group, name, _first_line(error)) from None
+                chunks += held
                 parts.append(_column(path, name, group, part))
             found[name] = joined(parts)
     rows = sum(file.metadata.row_group(group).num_rows for group in groups)
@@ -101,27 +104,25 @@ def _damaged(path: Path, group: int, column: str, problem: str) -> InputError:
     return InputError(f"row group {group}, column '{column}': {problem}", file=path)
 
 
-def _chunks(path: Path, raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str) -> Iterator[ColumnChunk]:
-    about = file.metadata.row_group(group)
+def _chunks(raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str) -> list[ColumnChunk]:
+    about, found = file.metadata.row_group(group), []
     for i in range(about.num_columns):
         chunk, schema = about.column(i), file.schema.column(i)
         if chunk.path_in_schema.split(".")[0] != name:
             continue
-        start = chunk.data_page_offset
-        if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-            start = min(start, chunk.dictionary_page_offset)
+        # a chunk without values may have no data page
+        offsets = (chunk.data_page_offset, chunk.dictionary_page_offset)
+        start = min((offset for offset in offsets if offset), default=0)
         stop = start + chunk.total_compressed_size
         if not 0 < start <= stop <= len(raw):
-            raise _damaged(path, group, name, f"bytes {start} to {stop} of a file of {len(raw)}")
+            raise PageError(f"bytes {start} to {stop} of a file of {len(raw)}")
         levels = schema.max_definition_level, schema.max_repetition_level
-        try:
-            pages = tuple(pages_of(raw[start:stop], chunk.compression, *levels))
-        except PageError as error:
-            raise _damaged(path, group, name, str(error)) from None
+        pages = tuple(pages_of(raw[start:stop], chunk.compression, *levels))
         values = sum(page.values for page in pages if page.kind != "dictionary")
         if values != chunk.num_values:
-            raise _damaged(path, group, name, f"pages of {values} values where {chunk.num_values} should be")
-        yield ColumnChunk(group, chunk.path_in_schema, chunk.physical_type, chunk.compression, pages)
+            raise PageError(f"pages of {values} values where {chunk.num_values} should be")
+        found.append(ColumnChunk(group, chunk.path_in_schema, chunk.physical_type, chunk.compression, pages))
+    return found
 
 
 def _column(path: Path, name: str, group: int, data: Any) -> Column:
