@@ -42,7 +42,7 @@ added to it). ``route``: ``scoring``, ``normalise``, ``scale``, ``groups``,
 ``top_groups``, ``group_score``. ``embedding`` of positions: ``first`` (row of position 0), with queries and
 context in dims. ``slice``: ``start``. ``concat``: ``widths`` of a head in each input.
 `neardata.workloads.semantics` computes each. Graphs of preprocessing have kinds of their own:
-`neardata.workloads.recsys.graph`.
+`neardata.workloads.recsys.graph`, `neardata.workloads.vision.graph`, `neardata.workloads.audio.graph`.
 """
 
 from __future__ import annotations

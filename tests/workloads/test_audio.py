@@ -13,6 +13,7 @@ import pytest
 
 from neardata.arch.errors import InputError
 from neardata.workloads.audio import features as audio
+from neardata.workloads.audio.graph import execute, graph_of
 
 DATA = Path(__file__).parents[1] / "data/audio"
 
@@ -161,3 +162,19 @@ def test_wav_files(tmp_path: Path) -> None:
             audio.read_wav(path)
     with pytest.raises(InputError, match="No such file"):
         audio.read_wav(tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize(
+    ("rate", "model"), [(16000, "conformer_ctc"), (48000, "citrinet_512"), (8000, "citrinet_512")]
+)
+def test_the_graph_prepares_the_same(rate: int, model: str) -> None:
+    x = audio.generated_speech(0.7, rate=rate)
+    graph = graph_of(len(x), model, rate=rate)
+    found, _ = audio.prepare(x, model, rate=rate)
+    np.testing.assert_array_equal(execute(graph, x)["normalised"], found)
+    work = audio.work_of(len(x), model, rate=rate)
+    assert ("resample" in graph) == (rate != 16000)
+    assert graph.tensors["normalised"].bytes == work.output_bytes
+    assert graph["log_mel"]["mel_macs"] == work.mel_macs
+    with pytest.raises(ValueError, match="samples for"):
+        execute(graph, x[:-1])

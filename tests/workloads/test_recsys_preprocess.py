@@ -300,7 +300,7 @@ def test_labels(tmp_path: Path) -> None:
             r"own\.yaml:8: .*op: 'sigrid_hsh' is not known; did you mean sigrid_hash",
         ),
         (SPARSE % ("c", "{op: first_x}"), r"own\.yaml:8: .*k: missing"),
-        (SPARSE % ("c", "{op: first_x, k: -1}"), "greater than or equal to 0, got -1"),
+        (SPARSE % ("c", "{op: first_x, k: -1}"), r"steps\.0\.k: must be at least 0, got -1"),
         (SPARSE % ("c", "{op: bucketize, borders: [2, 1]}"), "1.0 follows 2.0; borders do not decrease"),
         (SPARSE % ("c", "{op: clamp, low: 2, high: 1}"), "low must not be above high"),
         (SPARSE % ("'c[3-1]'", ""), "name none"),

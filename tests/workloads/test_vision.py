@@ -13,6 +13,7 @@ from PIL import Image
 from naive import jpeg as naive
 from neardata.arch.errors import InputError
 from neardata.workloads.vision import images
+from neardata.workloads.vision.graph import execute, graph_of
 from neardata.workloads.vision.images import PRESETS, generated_image, prepare, sample_paths
 from neardata.workloads.vision.jpeg import JpegWork, decode_jpeg, jpeg_work
 
@@ -200,3 +201,17 @@ def test_work_of_preparing(tmp_path: Path) -> None:
     assert found.horizontal_taps == 3 * 375 * images.taps(500, 341, "bilinear")
     assert found.vertical_taps == 3 * 341 * images.taps(375, 256, "bilinear")
     assert found.decode.mcus == 32 * 24
+
+
+@pytest.mark.parametrize("model", PRESETS)
+def test_the_graph_prepares_the_same(model: str) -> None:
+    for path in sample_paths():
+        graph = graph_of(path, model)
+        np.testing.assert_array_equal(execute(graph, path)["normalised"], prepare(path, model))
+        work = images.work_of(path, model)
+        assert (
+            graph["decode"]["bits"] == work.decode.bits
+            and graph["resize"]["vertical_taps"] == work.vertical_taps
+        )
+        assert graph.tensors["normalised"].bytes == work.output_bytes
+        assert graph.tensors["file"].bytes == path.stat().st_size

@@ -113,7 +113,7 @@ def resample_macs(n: int, rate: int, to: int = RATE) -> int:
     """Multiply-accumulates of `resample` for n samples.
 
     >>> resample_macs(1000, 16_000), resample_macs(1000, 32_000)
-    (0, 20279)
+    (0, 20290)
     """
     up, down = _ratio(rate, to)
     if up == down:
