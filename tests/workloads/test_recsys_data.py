@@ -124,7 +124,7 @@ def test_a_table_comes_back_and_its_pages_add_up(
     back = read_parquet(path)
     assert all(same(table[name], back[name]) for name in table.columns)
     metadata = pq.ParquetFile(path).metadata
-    by_place = {(c.row_group, c.column): c for c in back.chunks}
+    by_place = {(c.row_group, c.path): c for c in back.chunks}
     assert len(by_place) == 12
     for group in range(3):
         for i in range(4):
@@ -163,6 +163,18 @@ def test_kinds_of_columns(tmp_path: Path) -> None:
     lists = found["lists"]
     assert lists.lengths is not None and lists.lengths.tolist() == [2, 0, 0]
     assert lists.valid is not None and lists.valid.tolist() == [True, False]
+
+
+def test_names_with_dots_and_names_that_come_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    lists = pa.array([[1, 2], [3]], pa.list_(pa.int64()))
+    pq.write_table(pa.table({"a.b": [1, 2], "a": [3, 4], "c.d": lists, "c": [5, 6]}), path)
+    table = read_parquet(path)
+    assert [(c.column, c.work.values) for c in table.chunks] == [("a.b", 2), ("a", 2), ("c.d", 3), ("c", 2)]
+    assert table["a"].values.tolist() == [3, 4] and table["c.d"].values.tolist() == [1, 2, 3]
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
+    with pytest.raises(InputError, match=r"a\.parquet: column 'a' comes twice"):
+        read_parquet(path)
 
 
 def test_no_rows(tmp_path: Path) -> None:

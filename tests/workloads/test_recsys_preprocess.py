@@ -244,6 +244,19 @@ def test_work_adds_up(tmp_path: Path) -> None:
     assert plain == {kind: w for kind, w in found.items() if kind != "parquet_decode"}
 
 
+def test_a_sample_of_rm5_is_8736_bytes_before_the_steps(tmp_path: Path) -> None:
+    """504 numbers of 4 bytes and 42 lists of 20 ids of 8 bytes; 42 searches of 13 steps, 882 hashes, 504
+    logarithms."""
+    lengths = {"features.sparse.generate.lengths": {"kind": "fixed", "mean": 20}}
+    rm5 = load_spec("rm5", lengths)
+    table = generate(rm5, 10)
+    assert sum(table[name].values.nbytes for name in rm5.columns[1:]) == 10 * 8736
+    found = work_of(graph_of(rm5, table))
+    assert found["bucketize"].comparisons == 10 * 42 * 13
+    assert found["sigrid_hash"].hashes == 10 * (42 * 20 + 42)
+    assert found["log"].logarithms == 10 * 504
+
+
 SPARSE = "      a: {columns: %s, output: sparse, steps: [%s]}\n"
 
 

@@ -36,6 +36,7 @@ def check(path: Path) -> JpegWork:
         assert component.dc_sum == blocks[:, 0].sum()
         assert component.bits == d.bits[component.identifier]
     assert work.bits == work.bits_of_mcu.sum()
+    assert work.unread_bytes == 0 and work.bits <= 8 * work.scan_bytes
     return work
 
 
@@ -114,6 +115,13 @@ def test_a_changed_byte_gives_counts_or_one_line(
             read(path)
         except InputError as error:
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+
+
+def test_bytes_behind_the_last_mcu_are_told(tmp_path: Path) -> None:
+    whole = sample_paths()[0].read_bytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole[:-2] + b"\x12\x34" + whole[-2:])
+    assert jpeg_work(path).unread_bytes == 2
 
 
 def test_kinds_that_are_not_decoded(tmp_path: Path) -> None:

@@ -82,8 +82,7 @@ class _Builder:
         self.graph = Graph(f"{spec.name} preprocessing", "preprocess", table.rows)
         self.decode: dict[str, DecodeWork] = {}
         for chunk in table.chunks:
-            name = chunk.column.split(".")[0]
-            self.decode[name] = self.decode.get(name, DecodeWork()) + chunk.work
+            self.decode[chunk.column] = self.decode.get(chunk.column, NOTHING_DECODED) + chunk.work
         self.read: dict[str, _Flow] = {}
         self.ends: dict[str, list[_Flow]] = {"dense": [], "sparse": []}
         if spec.label is not None:

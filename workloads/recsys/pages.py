@@ -74,6 +74,8 @@ class ColumnChunk:
 
     row_group: int
     column: str
+    path: str
+    """Of the values in the schema: ``ids.list.element`` for lists in ``ids``."""
     physical_type: str
     codec: str
     pages: tuple[Page, ...]

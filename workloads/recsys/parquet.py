@@ -38,9 +38,11 @@ def read_parquet(
     path = Path(path)
     file = _opened(path)
     names = file.schema_arrow.names
-    for name in columns or ():
+    for name in names if columns is None else columns:
         if name not in names:
             raise InputError(f"no column '{name}'{nearest(name, names)}", file=path)
+        if names.count(name) > 1:
+            raise InputError(f"column '{name}' comes twice", file=path)
     groups = range(file.metadata.num_row_groups) if row_groups is None else row_groups
     for group in groups:
         if not 0 <= group < file.metadata.num_row_groups:
@@ -106,9 +108,11 @@ def _damaged(path: Path, group: int, column: str, problem: str) -> InputError:
 
 def _chunks(raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str) -> list[ColumnChunk]:
     about, found = file.metadata.row_group(group), []
+    nested = pa.types.is_nested(file.schema_arrow.field(name).type)
     for i in range(about.num_columns):
         chunk, schema = about.column(i), file.schema.column(i)
-        if chunk.path_in_schema.split(".")[0] != name:
+        path = chunk.path_in_schema
+        if path != name and not (nested and path.startswith(f"{name}.")):
             continue
         # a chunk without values may have no data page
         offsets = (chunk.data_page_offset, chunk.dictionary_page_offset)
@@ -121,7 +125,9 @@ def _chunks(raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str) -> list
         values = sum(page.values for page in pages if page.kind != "dictionary")
         if values != chunk.num_values:
             raise PageError(f"pages of {values} values where {chunk.num_values} should be")
-        found.append(ColumnChunk(group, chunk.path_in_schema, chunk.physical_type, chunk.compression, pages))
+        found.append(ColumnChunk(group, name, path, chunk.physical_type, chunk.compression, pages))
+    if not found:
+        raise PageError("no column chunk")
     return found
 
 

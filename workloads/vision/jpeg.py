@@ -51,6 +51,8 @@ class JpegWork:
     file_bytes: int
     scan_bytes: int
     """Entropy-coded bytes, stuffing and restart markers included."""
+    unread_bytes: int
+    """Of the scan, behind its last MCU; 0 in a sound file."""
     mcus: int
     restart_interval: int
     components: tuple[ComponentWork, ...]
@@ -219,13 +221,13 @@ def _scan(
     if mcus > 8 * len(scan):  # a block takes two bits at least
         raise ValueError(f"{len(scan)} bytes of scan for {mcus} MCUs: it ends early")
     totals, dc_sum = np.zeros((n, 4), dtype=np.int64), np.zeros(n, dtype=np.int64)
-    bits_of_mcu = np.zeros(mcus, dtype=np.int64)
+    bits_of_mcu, taken = np.zeros(mcus, dtype=np.int64), np.zeros(1, dtype=np.int64)
     from neardata.workloads.vision import jpeg_kernel as kernel  # loads numba
 
     blocks = np.array([h * v for _, h, v in parts], dtype=np.int64)
     problem = kernel.decode_scan(
         scan, mcus, headers.restart_interval, blocks, table_of,
-        *_code_tables(list(tables.values())), totals, dc_sum, bits_of_mcu,
+        *_code_tables(list(tables.values())), totals, dc_sum, bits_of_mcu, taken,
     )  # fmt: skip
     if problem:
         decoded = int((bits_of_mcu > 0).sum())
@@ -237,6 +239,7 @@ def _scan(
         headers.height,
         len(data),
         len(scan),
+        len(scan) - int(taken[0]),
         mcus,
         headers.restart_interval,
         components,

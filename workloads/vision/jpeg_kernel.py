@@ -26,6 +26,7 @@ def decode_scan(
     totals: NDArray[np.int64],
     dc_sum: NDArray[np.int64],
     bits_of_mcu: NDArray[np.int64],
+    taken: NDArray[np.int64],
 ) -> int:
     """Place in `PROBLEMS`.
 
@@ -40,6 +41,7 @@ def decode_scan(
             among them, bits of codes and coefficients.
         dc_sum: (components,) out: sum of the DC coefficients of all blocks.
         bits_of_mcu: (mcus,) out: bits of each MCU.
+        taken: (1,) out: bytes of the scan up to the last MCU's end.
     """
     at, word, have, size = 0, np.int64(0), 0, len(scan)
     components = len(blocks)
@@ -131,4 +133,5 @@ def decode_scan(
                         k += 1
                 totals[c, 0] += 1
         bits_of_mcu[mcu] = spent
+    taken[0] = at
     return 0
