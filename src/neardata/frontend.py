@@ -6,55 +6,34 @@ what it does in time is `neardata.sim.frontend`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-
-from neardata.arch.errors import InputError
 from neardata.arch.link import Link
 from neardata.arch.stream import Pipeline
 from neardata.sim.frontend import Batching, FrontEndReport, Request, Stage, saturated, serve_batches
 from neardata.sim.link import transfer_ps
 from neardata.sim.stream import run_stream
 from neardata.slices import Eager
+from neardata.workloads.input_requests import InputRequest
 
-SECOND_PS = 10**12
-LONGEST_FRAMES = 3500
 FRAMES_STEP = 50
-"""Lengths of speech are drawn in steps of half a second."""
+"""Lengths of speech count in steps of half a second, so that few shapes of batches are worked out."""
 
 
-def speech_lengths(n: int, mean_s: float, spread_s: float, seed: int) -> list[int]:
-    """Lengths of utterances in frames of 10 ms: gamma distributed, in steps of half a second, from 1 to 35 s.
+def length_of(seconds: float) -> int:
+    """Frames of 10 ms of an utterance, to the nearest half second; an image's length is 1.
 
-    Raises:
-        InputError: a mean or spread that is not above zero.
-
-    >>> lengths = speech_lengths(1000, 7.4, 5.2, seed=1)
-    >>> lengths == [50 * round(length / 50) for length in lengths], min(lengths) >= 100
-    (True, True)
+    >>> length_of(0), length_of(7.42), length_of(0.1)
+    (1, 750, 50)
     """
-    if n < 1 or mean_s <= 0 or spread_s <= 0:
-        raise InputError(f"{n} lengths of mean {mean_s} s and spread {spread_s} s", key="lengths")
-    shape = (mean_s / spread_s) ** 2
-    drawn = np.random.default_rng(seed).gamma(shape, mean_s / shape, n)
-    steps = np.rint(drawn * 100 / FRAMES_STEP).astype(np.int64)
-    return [int(x) for x in np.clip(steps, 2, LONGEST_FRAMES // FRAMES_STEP) * FRAMES_STEP]
+    return max(round(seconds * 100 / FRAMES_STEP), 1) * FRAMES_STEP if seconds else 1
 
 
-def poisson(lengths: Sequence[int], rate_per_s: float, seed: int) -> list[Request]:
-    """Requests of these lengths with exponential gaps.
-
-    Raises:
-        InputError: a rate that is not above zero.
-    """
-    if not rate_per_s > 0:
-        raise InputError(f"must be above 0, got {rate_per_s}", key="rate_per_s")
-    gaps = np.random.default_rng(seed).exponential(1 / rate_per_s, len(lengths))
-    times = np.rint(np.cumsum(gaps) * SECOND_PS).astype(np.int64)
-    return [Request(int(time), length) for time, length in zip(times, lengths, strict=True)]
+def requests_of(inputs: Iterable[InputRequest]) -> list[Request]:
+    """What a stream of inputs is to a front end."""
+    return [Request(one.arrival_ps, length_of(one.seconds)) for one in inputs]
 
 
 def compute_units(

@@ -11,9 +11,10 @@ from typing import Any
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
-from neardata.frontend import FRAMES_STEP, Server, compute_units, link_stage, poisson, speech_lengths
-from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Stage
+from neardata.frontend import Server, compute_units, length_of, link_stage, requests_of
+from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Request, Stage
 from neardata.slices import MIG, Eager, Knees, mig_slice
+from neardata.workloads.input_requests import LENGTHS, random_inputs
 from neardata.workloads.networks import network_named
 
 MELS, SAMPLES_A_FRAME, FP32_BYTES = 80, 160, 4
@@ -37,13 +38,15 @@ class _Case:
         self.fixed = FIXED_FRAMES if self.speech else 1
         self.wait_ps = self.knee.ps(self.fixed) // self.slices
         self.link = load_link(given["link"])
-        speech = given["speech"]
-        self.mean = round(speech["mean_s"] * 100 / FRAMES_STEP) * FRAMES_STEP if self.speech else 1
         self.n = given["requests"]
-        self.lengths = (
-            speech_lengths(self.n, speech["mean_s"], speech["spread_s"], given["seed"])
-            if self.speech
-            else [1] * self.n
+        self.lengths = [request.length for request in self.stream(1.0)]
+        self.mean = length_of(LENGTHS[given["lengths"]].mean_s) if self.speech else 1
+
+    def stream(self, rate_per_s: float, *, fixed: bool = False) -> list[Request]:
+        """Poisson arrivals of real lengths, or of those of the characterisation."""
+        lengths = (FIXED_FRAMES / 100 if fixed else self.given["lengths"]) if self.speech else 0.0
+        return requests_of(
+            random_inputs(self.n, rate_per_s=rate_per_s, seconds=lengths, seed=self.given["seed"])
         )
 
     # --- batchers ----------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ def preba(
     cpu_image_ms: float,
     cpu_speech: Mapping[str, Any],
     image: Mapping[str, int],
-    speech: Mapping[str, float],
+    lengths: str,
     units: Mapping[str, Any],
     link: str,
     bucket_s: float,
@@ -176,7 +179,7 @@ def preba(
         cpu_speech: ``cores`` that feed ``model`` with inputs of 2.5 s, from which the time of a core for a
             second of speech follows; ``fixed_share`` of it does not depend on the length.
         image: ``pixels`` and ``jpeg_bytes`` of an image.
-        speech: ``mean_s`` and ``spread_s`` of the lengths.
+        lengths: of speech, of `neardata.workloads.input_requests.LENGTHS`.
         units: what a decoder takes and does, and the DSPs of a mel unit.
         link: of `neardata.arch.link.link_names`, between the host and each card.
         bucket_s: of lengths that wait together.
@@ -205,8 +208,8 @@ def preba(
     for name, case in cases.items():
         core_ps = speech_ps if case.speech else lambda length: round(cpu_image_ms * 1e9)
         found = _knees(case) | _rates(case, core_ps)
-        found |= _tails(case, core_ps, found["base"], case.lengths, "")
-        found |= _tails(case, core_ps, found["base_fixed"], case.fixed_lengths, "_fixed")
+        found |= _tails(case, core_ps, found["base"], fixed=False)
+        found |= _tails(case, core_ps, found["base_fixed"], fixed=True)
         figures |= {f"{key}/{name}": value for key, value in found.items()}
     return figures | _averages(figures, cases)
 
@@ -282,17 +285,14 @@ def _cost(prices: Mapping[str, float], watts: float, *, fpga: bool) -> float:
     return machines + prices["years"] * HOURS_A_YEAR * watts / 1000 * prices["usd_per_kwh"]
 
 
-def _tails(
-    case: _Case, core_ps: Callable[[int], int], base_per_s: float, lengths: Sequence[int], ending: str
-) -> Figures:
-    """Latencies where the base is loaded, with inputs of these lengths."""
+def _tails(case: _Case, core_ps: Callable[[int], int], base_per_s: float, *, fixed: bool) -> Figures:
+    """Latencies where the base is loaded, with inputs of real lengths or of the characterisation's."""
     given = case.given
-    one_length = lengths[0] if len(set(lengths)) == 1 else None
     servers = {
-        "base": case.server(case.static(one_length), case.cores(core_ps)),
+        "base": case.server(case.static(case.fixed if fixed else None), case.cores(core_ps)),
         "preba": case.server(case.dynamic(), case.units()),
     }
-    stream = poisson(lengths, given["load"] * base_per_s, given["seed"])
+    stream = case.stream(given["load"] * base_per_s, fixed=fixed)
     found: Figures = {}
     for name, server in servers.items():
         report = server.serve(stream)
@@ -303,7 +303,7 @@ def _tails(
             found[f"{name}_{part}_percent"] = 100 * sum(p[part] for p in parts) / whole
     found["share_percent"] = found["base_queue_percent"] + found["base_prepare_percent"]
     found["tail_gain"] = found["base_tail_ms"] / found["preba_tail_ms"]
-    return {key + ending: value for key, value in found.items()}
+    return {key + "_fixed" * fixed: value for key, value in found.items()}
 
 
 def _averages(figures: Mapping[str, float], cases: Mapping[str, _Case]) -> Figures:

@@ -18,7 +18,7 @@ The network's key tells such a study from one of language models (`neardata.serv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,9 +29,10 @@ from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
 from neardata.arch.stream import load_pipeline
-from neardata.frontend import Server, compute_units, link_stage, poisson, speech_lengths
+from neardata.frontend import Server, compute_units, length_of, link_stage, requests_of
 from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Stage
 from neardata.slices import MIG, Eager, Knees, mig_slice
+from neardata.workloads.input_requests import InputRequest, load_inputs, random_inputs
 from neardata.workloads.networks import network_named
 
 Whole = Annotated[int, Field(ge=1, le=10**9)]
@@ -55,22 +56,31 @@ class Gpu(StrictModel):
     """Host time per kernel."""
 
 
-class Seconds(StrictModel):
-    """Lengths of utterances, gamma distributed; see `neardata.frontend.speech_lengths`."""
-
-    mean: Positive
-    spread: Positive
-
-
 class Requests(StrictModel):
-    """Inputs that arrive one by one."""
+    """Inputs that arrive one by one: recorded in a file, or random."""
 
-    count: Annotated[int, Field(ge=100, le=1_000_000)]
+    file: str | None = None
+    """``.csv`` with ``arrival_s`` and, of speech, ``seconds``, beside the study; see
+    `neardata.workloads.input_requests.load_inputs`."""
+    count: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Of random ones; of a file, the most that are taken (default: all)."""
     rate_per_s: Positive | None = None
-    """Of Poisson arrivals, for latencies; None: only what is sustained is told."""
-    seconds: Positive | Seconds | None = None
-    """Of speech: of each, or their distribution."""
+    """Of random ones, for latencies; None: only what is sustained is told."""
+    arrivals: str = "poisson"
+    """Of `neardata.workloads.requests.ARRIVALS`."""
+    seconds: Positive | str | None = None
+    """Of random speech: of each, or a name of `neardata.workloads.input_requests.LENGTHS`."""
+    speed: Positive = 1.0
+    """Arrivals come so many times as fast."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one(self) -> Requests:
+        if self.file is None and self.count is None:
+            raise ValueError("give a file, or the count of random requests")
+        if self.file is not None and (self.rate_per_s is not None or self.seconds is not None):
+            raise ValueError("a file has arrivals and lengths of its own; give speed to change them")
+        return self
 
 
 class Cores(StrictModel):
@@ -146,6 +156,7 @@ class ServedFrontEnd:
     """A setup, flooded and served."""
 
     label: str
+    requests: int
     sustained_per_s: float
     server: Server
     report: FrontEndReport | None
@@ -154,10 +165,12 @@ class ServedFrontEnd:
     @property
     def figures(self) -> dict[str, float]:
         """What is compared, by name; times in ms."""
-        found = {"sustained_per_s": self.sustained_per_s}
+        found: dict[str, float] = {"requests": self.requests, "sustained_per_s": self.sustained_per_s}
         if self.report is None:
             return found
         report = self.report
+        arrivals = [request.arrival_ps for request in report.requests]
+        found["offered_per_s"] = len(arrivals) * 1e12 / max(max(arrivals) - min(arrivals), 1)
         found |= {f"p{p}_ms": report.latency_ps(p) / 1e9 for p in (50, 95, 99)}
         parts = [report.parts_ps(r, self.server.prepare_ps(r.length)) for r in report.requests]
         found |= {f"{part}_ms": sum(p[part] for p in parts) / len(parts) / 1e9 for part in PARTS}
@@ -183,12 +196,12 @@ def load_front_end_study(path: Path) -> FrontEndStudy:
         raise file.error(f"is no setup of the study{nearest(study.baseline, study.setups)}", "baseline")
     speech = _placed(file, ("network",), lambda: network_named(study.network))[1]
     _placed(file, ("gpu",), lambda: mig_slice(study.gpu.slice, study.gpu.name))
-    if speech and study.requests.seconds is None:
-        raise file.error(
-            f"missing: {study.network} takes speech, and the lengths must be told", "requests", "seconds"
-        )
-    if not speech and study.requests.seconds is not None:
+    wanted = study.requests
+    if speech and wanted.file is None and wanted.seconds is None:
+        raise file.error(f"missing: {study.network} takes speech; tell the lengths", "requests", "seconds")
+    if not speech and wanted.seconds is not None:
         raise file.error(f"{study.network} takes images, which have no length", "requests", "seconds")
+    _placed(file, ("requests",), lambda: read_inputs(wanted, path.parent, speech=speech))
     for label, setup in study.setups.items():
         at = ("setups", label)
         _placed(file, (*at, "link"), lambda setup=setup: load_link(setup.link))  # type: ignore[misc]
@@ -212,24 +225,45 @@ def _placed(file: ConfigFile, keys: tuple[str, ...], load: Callable[[], Any]) ->
         raise file.error(error.message, *keys) from None
 
 
+def read_inputs(wanted: Requests, folder: Path, *, speech: bool) -> list[InputRequest]:
+    """The inputs of a study, as fast as it wants them.
+
+    Args:
+        folder: where a file is looked for.
+        speech: inputs have lengths, and others have none.
+
+    Raises:
+        InputError: no such file, or one that holds no inputs; lengths where there are none, or none where
+            there are.
+    """
+    if wanted.file is not None:
+        found = load_inputs(folder / wanted.file)[: wanted.count]
+        if any((one.seconds > 0) != speech for one in found):
+            kind = "speech, and has no seconds" if speech else "images, and has seconds"
+            raise InputError(f"the network takes {kind}", file=folder / wanted.file, key="seconds")
+    else:
+        assert wanted.count is not None, "checked when read"
+        found = random_inputs(
+            wanted.count, rate_per_s=wanted.rate_per_s or 1.0, seconds=wanted.seconds or 0.0,
+            arrivals=wanted.arrivals, seed=wanted.seed,
+        )  # fmt: skip
+    return [replace(one, arrival_ps=round(one.arrival_ps / wanted.speed)) for one in found]
+
+
 class _Building:
     """Servers of a study."""
 
-    def __init__(self, study: FrontEndStudy) -> None:
+    def __init__(self, study: FrontEndStudy, folder: Path) -> None:
         self.study = study
         network, self.speech = network_named(study.network)
         part = mig_slice(study.gpu.slice, study.gpu.name)
         self.model = Eager(network, part, round(study.gpu.issue_us * 1e6))
         self.slices = study.gpu.slices or MIG["7g.40gb"][0] // part.compute.units
-        wanted, n = study.requests.seconds, study.requests.count
-        if not self.speech:
-            self.lengths = [1] * n
-        elif isinstance(wanted, Seconds):
-            self.lengths = speech_lengths(n, wanted.mean, wanted.spread, study.requests.seed)
-        else:
-            assert wanted is not None, "checked when read"
-            self.lengths = [max(1, round(wanted * 100))] * n
-        self.mean = max(1, round(sum(self.lengths) / n))
+        self.stream = requests_of(read_inputs(study.requests, folder, speech=self.speech))
+        self.lengths = [request.length for request in self.stream]
+        self.timed = study.requests.file is not None or study.requests.rate_per_s is not None
+        mean = sum(self.lengths) / len(self.lengths)
+        self.mean = length_of(mean / 100) if self.speech else 1
 
     def server(self, setup: FrontEnd) -> Server:
         return Server(self.model, self.slices, self._batching(setup.batching), self._stages(setup))
@@ -275,24 +309,26 @@ class _Building:
         )  # fmt: skip
 
 
-def run_front_ends(study: FrontEndStudy) -> Iterator[ServedFrontEnd]:
+def run_front_ends(study: FrontEndStudy, folder: Path) -> Iterator[ServedFrontEnd]:
     """Each setup in turn: what it sustains, and the latencies at the study's rate.
+
+    Args:
+        folder: where the study's files lie.
 
     Raises:
         InputError: too few requests for a rate, properties that a pipeline does not have.
     """
-    building = _Building(study)
+    building = _Building(study, folder)
     for label, setup in study.setups.items():
         try:
             server = building.server(setup)
             sustained, _ = server.flood(building.lengths)
             report = None
-            if study.requests.rate_per_s is not None:
-                stream = poisson(building.lengths, study.requests.rate_per_s, study.requests.seed)
-                report = server.serve(stream)
+            if building.timed:
+                report = server.serve(building.stream)
         except InputError as error:
             if error.file is not None:
                 raise
             key = f"setups.{label}" + (f".{error.key}" if error.key else "")
             raise InputError(error.message, key=key) from None
-        yield ServedFrontEnd(label, sustained, server, report)
+        yield ServedFrontEnd(label, len(building.stream), sustained, server, report)

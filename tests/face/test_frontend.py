@@ -2,20 +2,20 @@
 
 import doctest
 
-import numpy as np
 import pytest
 
 import neardata.frontend
 from neardata.arch.errors import InputError
 from neardata.arch.link import load_link
 from neardata.arch.stream import load_pipeline
-from neardata.frontend import Server, compute_units, link_stage, poisson, speech_lengths
+from neardata.frontend import Server, compute_units, link_stage, requests_of
 from neardata.frontend_models import preba, unit_counts
 from neardata.reproduce import run_study
-from neardata.sim.frontend import Batching, Stage
+from neardata.sim.frontend import Batching, Request, Stage
 from neardata.sim.link import transfer_ps
 from neardata.sim.stream import run_stream
 from neardata.slices import Eager, mig_slice
+from neardata.workloads.input_requests import random_inputs
 from neardata.workloads.networks import squeezenet_1_1
 
 
@@ -38,19 +38,13 @@ def figures():
     return quick()
 
 
-def test_arrivals_have_their_rate():
-    stream = poisson([1] * 20_000, 500, seed=3)
-    assert stream[-1].arrival_ps / 1e12 == pytest.approx(40, rel=0.03)
-    with pytest.raises(InputError, match="rate_per_s"):
-        poisson([1], 0, seed=0)
-
-
-def test_lengths_have_their_mean_and_spread():
-    lengths = np.array(speech_lengths(20_000, 7.4, 5.2, seed=2))
-    assert lengths.mean() == pytest.approx(740, rel=0.02) and lengths.std() == pytest.approx(520, rel=0.05)
-    assert lengths.min() >= 100 and lengths.max() <= 3500
-    with pytest.raises(InputError, match="lengths"):
-        speech_lengths(10, 0, 1, seed=0)
+def test_lengths_are_whole_half_seconds():
+    inputs = random_inputs(2000, rate_per_s=10, seconds="librispeech", seed=2)
+    stream = requests_of(inputs)
+    assert [r.arrival_ps for r in stream] == [one.arrival_ps for one in inputs]
+    for request, one in zip(stream, inputs, strict=True):
+        assert request.length % 50 == 0 and abs(request.length / 100 - one.seconds) <= 0.25 + 1e-9
+    assert {r.length for r in requests_of(random_inputs(5, rate_per_s=1))} == {1}, "images"
 
 
 def test_units_give_requests_on_as_the_pipeline_does():
@@ -58,7 +52,7 @@ def test_units_give_requests_on_as_the_pipeline_does():
     stage = compute_units("units", pipeline, 1, lambda length: {"samples": 160 * length, "frames": length})
     model = Eager(lambda length: squeezenet_1_1(), mig_slice("1g.5gb"), 1)
     server = Server(model, 7, Batching(lambda bucket: 1, 0), (stage,))
-    report = server.serve(poisson([300] * 40, 1e9, seed=0))
+    report = server.serve([Request(0, 300)] * 40)
     n, given = 40, {"samples": [48_000] * 40, "frames": [300] * 40}
     whole = run_stream(pipeline, n, properties=given)
     last = max(r.prepared_ps for r in report.requests) - report.requests[0].arrival_ps

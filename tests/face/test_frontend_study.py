@@ -23,7 +23,7 @@ SPEECH = """\
 title: speech
 network: conformer-ctc-small
 gpu: {slice: 2g.10gb, issue_us: 20}
-requests: {count: 200, rate_per_s: 20, seconds: {mean: 7, spread: 4}}
+requests: {count: 200, rate_per_s: 20, seconds: librispeech}
 setups:
   cores: {cores: {count: 8, ms: 3.0, ms_per_s: 10}, batching: {bucket_s: 2.5, merge: false}}
 """
@@ -69,9 +69,23 @@ def test_one_setup_without_a_rate(capsys, study):
     assert code == 0 and "cores" not in out.replace("two ways", "") and "p95" not in out
 
 
+def test_recorded_inputs(capsys, study):
+    rows = [f"{5 + i / 1000},{(1 + i % 3) * 2.5}" for i in range(120)]
+    (study.parent / "talk.csv").write_text("arrival_s,seconds\n" + "\n".join(rows) + "\n")
+    study.write_text(SPEECH.replace("count: 200, rate_per_s: 20, seconds: librispeech", "file: talk.csv"))
+    (found,) = json.loads(command(capsys, "serve", str(study), "--json", "--first", "60")[1])["setups"]
+    assert found["requests"] == 60 and found["offered_per_s"] == pytest.approx(1000, rel=0.02)
+    (twice,) = json.loads(command(capsys, "serve", str(study), "--json", "--speed", "2")[1])["setups"]
+    assert twice["requests"] == 120 and twice["offered_per_s"] == pytest.approx(2000, rel=0.02)
+    study.write_text(study.read_text().replace("conformer-ctc-small", "swin-t").replace(", ms_per_s: 10", ""))
+    study.write_text(study.read_text().replace("bucket_s: 2.5, ", ""))
+    code, _, err = command(capsys, "serve", str(study))
+    assert code == 2 and "talk.csv: seconds: the network takes images, and has seconds" in err
+
+
 def test_speech_has_lengths_and_buckets(study):
     study.write_text(SPEECH)
-    (served,) = run_front_ends(load_front_end_study(study))
+    (served,) = run_front_ends(load_front_end_study(study), study.parent)
     assert served.server.slices == 3
     assert served.report is not None
     longest = {b.longest for b in served.report.batches}
@@ -90,15 +104,36 @@ def test_shipped_studies_run(capsys, name):
 
 
 WRONG = [
-    (STUDY, "squeezenet-1.1", "squeezenet", "study.yaml:2: network: unknown network 'squeezenet'; did you mean"),
+    (
+        STUDY,
+        "squeezenet-1.1",
+        "squeezenet",
+        "study.yaml:2: network: unknown network 'squeezenet'; did you mean",
+    ),
     (STUDY, "slice: 1g.5gb", "slice: 1g.5g", "study.yaml:3: gpu: unknown slice '1g.5g'; did you mean 1g.5gb"),
-    (STUDY, "count: 300", "count: 3", "study.yaml:4: requests.count: must be at least 100, got 3"),
+    (STUDY, "count: 300", "count: 3", "setups.cores.requests: 1 batches are too few"),
+    (STUDY, "count: 300", "count: 0", "study.yaml:4: requests.count: must be at least 1, got 0"),
+    (STUDY, "count: 300, ", "", "study.yaml:4: requests: give a file, or the count"),
+    (STUDY, "count: 300, ", "file: a.csv, ", "study.yaml:4: requests: a file has arrivals"),
+    (STUDY, "count: 300, rate_per_s: 2000", "file: a.csv", "a.csv: cannot be read"),
+    (STUDY, "count: 300", "arrivals: burst, count: 300", "unknown arrivals 'burst'"),
+    (
+        SPEECH,
+        "librispeech",
+        "librispech",
+        "study.yaml:4: requests: unknown lengths 'librispech'; did you mean",
+    ),
     (STUDY, "rate_per_s: 2000", "rate_per_s: 0", "study.yaml:4: requests.rate_per_s"),
     (STUDY, "rate_per_s: 2000", "seconds: 3", "study.yaml:4: requests.seconds: squeezenet-1.1 takes images"),
-    (SPEECH, ", seconds: {mean: 7, spread: 4}", "", "study.yaml:4: requests.seconds: missing"),
+    (SPEECH, ", seconds: librispeech", "", "study.yaml:4: requests.seconds: missing"),
     (STUDY, "{count: 8, ms: 3.0}", "{count: 0, ms: 3.0}", "study.yaml:6: setups.cores.cores.count"),
     (STUDY, "ms: 3.0}", "ms_per_s: 3.0}", "study.yaml:6: setups.cores.cores.ms_per_s: images have no length"),
-    (STUDY, "ms: 3.0}}", "ms: 3}, batching: {bucket_s: 2}}", "setups.cores.batching.bucket_s: images have no"),
+    (
+        STUDY,
+        "ms: 3.0}}",
+        "ms: 3}, batching: {bucket_s: 2}}",
+        "setups.cores.batching.bucket_s: images have no",
+    ),
     (STUDY, "ms: 3.0}}", "ms: 3.0}, link: pcie}", "study.yaml:6: setups.cores.link: unknown link 'pcie'"),
     (STUDY, "preba-image", "preba-imag", "study.yaml:8: setups.units.units.pipeline: unknown pipeline"),
     (STUDY, "properties: {pixels", "properties: {pixel", "setups.units: no stage uses the property 'pixel'"),

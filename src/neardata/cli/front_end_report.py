@@ -29,24 +29,25 @@ def print_report(study: FrontEndStudy, done: Done) -> None:
 
     console = Console(highlight=False)
     console.print(f"[bold]{escape(study.title)}[/bold]")
-    rate = study.requests.rate_per_s
-    comes = "" if rate is None else f", {rate:,.5g} a second"
-    console.print(f"{study.network} on slices {study.gpu.slice}, {study.requests.count:,} inputs{comes}\n")
+    timed = "p50_ms" in done[0][1]
+    comes = f", {done[0][1]['offered_per_s']:,.4g} a second" if timed else ""
+    count = int(done[0][1]["requests"])
+    console.print(f"{study.network} on slices {study.gpu.slice}, {count:,} inputs{comes}\n")
     rates = Table(box=None, pad_edge=False, header_style="bold")
     rates.add_column("setup")
-    titles = ("sustained/s", "p50", "p95", "p99") if rate is not None else ("sustained/s",)
+    titles = ("sustained/s", "p50", "p95", "p99") if timed else ("sustained/s",)
     for title in titles:
         rates.add_column(title, justify="right", no_wrap=True)
     overloaded = []
     for label, figures in done:
         cells = [f"{figures['sustained_per_s']:,.0f}"]
-        if rate is not None:
+        if timed:
             cells += [si_time(figures[f"p{p}_ms"] * 1e6) for p in (50, 95, 99)]
-            if rate > figures["sustained_per_s"]:
+            if figures["offered_per_s"] > figures["sustained_per_s"]:
                 overloaded.append(label)
         rates.add_row(escape(label), *cells)
     console.print(rates)
-    if rate is not None:
+    if timed:
         console.print()
         console.print(_parts(done))
     for label in overloaded:

@@ -87,14 +87,16 @@ def _front_ends(
     study = load_front_end_study(path)
     requests = study.requests
     changed = _chosen(study, setups)
-    given: dict[str, Any] = {"count": min(first or requests.count, requests.count)}
-    if speed is not None and requests.rate_per_s is not None:
-        given["rate_per_s"] = requests.rate_per_s * speed
+    given: dict[str, Any] = {}
+    if first is not None:
+        given["count"] = min(first, requests.count or first)
+    if speed is not None:
+        given["speed"] = requests.speed * speed
     changed["requests"] = requests.model_copy(update=given)
     study = study.model_copy(update=changed)
     done = []
     with progress_bar(lambda n: n / len(study.setups), "setups") as progress:
-        for i, served in enumerate(run_front_ends(study)):
+        for i, served in enumerate(run_front_ends(study, path.parent)):
             done.append((served.label, served.figures))
             progress(i + 1)
     (print_json if as_json else print_report)(study, done)
