@@ -20,7 +20,7 @@ place: i-th in i-th; ordinary accesses and PIM commands exclude each other there
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -286,7 +286,7 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         return file.error(message, *keys) if file else InputError(message, key=".".join(keys))
 
     def placed(
-        problem: InputError, keys: tuple[str, ...], names: str, overrides: Iterable[str]
+        problem: InputError, keys: tuple[str, ...], names: str, overrides: Collection[object]
     ) -> InputError:
         """The problem of a description, at the override or else at the name that led to it."""
         if problem.file is not None:
