@@ -16,6 +16,7 @@ from neardata.mappers.mapping import Mapping
 from neardata.mappers.products import ProductForm
 from neardata.study import Study, SystemChoice
 from neardata.workloads.patterns import PATTERNS
+from neardata.workloads.recsys import load_spec, preprocess, read_table, sample_path
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -87,6 +88,14 @@ def test_the_example_device_runs(capsys, tmp_path):
     assert report["device"] == "my-ddr4"
 
 
+def test_the_example_preprocessing_runs(tmp_path):
+    (spec,) = blocks("docs/preprocessing.md", "yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(spec)
+    batch = preprocess(load_spec(str(path)), read_table(sample_path()))
+    assert batch.dense.shape == (512, 3) and batch.sparse.keys == ("C1", "C2")
+
+
 def test_the_example_program_runs(capsys, tmp_path):
     (program,) = blocks("docs/programs.md", "yaml")
     path = tmp_path / "gemv.yaml"
@@ -98,7 +107,8 @@ def test_the_example_program_runs(capsys, tmp_path):
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("t.trace.gz").write_text("LD 0x40\nST 0x80\n")
-    for document in ("README.md", "docs/traces.md", "docs/pim.md"):  # docs/tutorial.md: with its commands
+    # docs/tutorial.md: with its commands
+    for document in ("README.md", "docs/preprocessing.md", "docs/traces.md", "docs/pim.md"):
         for example in blocks(document, "python"):
             exec(example, {})
     assert capsys.readouterr().out
