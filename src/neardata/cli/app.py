@@ -17,6 +17,7 @@ from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles,
 from neardata.cli import run as run_command
 from neardata.cli import search as search_command
 from neardata.cli import serve as serve_command
+from neardata.cli import stream as stream_command
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -39,6 +40,7 @@ app.command("show")(devices.show)
 app.command("profiles")(profiles.list_profiles)
 app.add_typer(dram.app, name="dram")
 app.add_typer(pim.app, name="pim")
+app.add_typer(stream_command.app, name="stream")
 app.command("doctor")(doctor.doctor)
 
 
