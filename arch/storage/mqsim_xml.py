@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from neardata.arch.config_file import first_problem
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.processor.preset_file import lay
+from neardata.arch.preset_file import lay
 from neardata.arch.storage.ssd import Ssd
 
 _TECHNOLOGIES = {"SLC": "slc", "MLC": "mlc", "TLC": "tlc"}
@@ -177,7 +177,7 @@ def read_mqsim_xml(path: Path, overrides: Mapping[str, Any]) -> Ssd:
     try:
         return TypeAdapter(Ssd).validate_python(data)
     except ValidationError as failure:
-        keys, message = first_problem(Ssd, failure)
+        keys, message = first_problem(Ssd, failure, data)
         key = ".".join(map(str, keys))
         name = places.get(key, "")
         if name and key not in overrides:
