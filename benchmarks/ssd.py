@@ -137,20 +137,22 @@ def anchors() -> None:
 
 
 def speed() -> None:
-    print("\nflash commands per CPU second: must 2 M, aim 10 M")
+    print("\nflash commands per CPU second, best of three: must 2 M, aim 10 M")
     for name, size, depth, reads in (
         ("mqsim-c1", 4096, 32, 1.0), ("mqsim-c1", 16384, 32, 1.0), ("mqsim-c1", 1 << 17, 32, 1.0),
         ("mqsim-c1", 4096, 32, 0.7), ("cambricon-llm-s", 1 << 20, 32, 1.0),
     ):  # fmt: skip
         ssd = load_ssd(name)
-        n = max(2_000_000 * 4096 // size, 20_000)
+        n = max(1_000_000 * 4096 // size, 10_000)
         space = int(ssd.logical_sectors * 0.05)
         op, lba, sectors = next(BlockPattern("random", size, reads, space).chunks(n))
         few = Requests(op[:100], lba[:100], sectors[:100])
         run_drive(ssd, few, depth=depth)
-        before = time.process_time()
-        report = run_drive(ssd, Requests(op, lba, sectors), depth=depth)
-        cpu = time.process_time() - before
+        cpu = 1e9
+        for _ in range(3):
+            before = time.process_time()
+            report = run_drive(ssd, Requests(op, lba, sectors), depth=depth)
+            cpu = min(cpu, time.process_time() - before)
         pages = report.use.counts["pages_read"] + report.use.counts["pages_programmed"]
         print(
             f"  {name:<16}{size >> 10:>5} KiB, {reads:.0%} reads:"
@@ -164,28 +166,30 @@ def speed() -> None:
         kind="read", channel=rng.integers(0, 8, n), die=rng.integers(0, 4, n), plane=rng.integers(0, 2, n),
         page=rng.integers(0, 256, n), bytes_out=4096, arrive_ns=np.arange(n) * 2000.0,
     )  # fmt: skip
-    before = time.process_time()
-    alone = run_transactions(ssd, tx)
-    print(
-        f"  transactions alone: {alone.use.commands / 1e6 / (time.process_time() - before):.2f} M commands/s"
-    )
+    cpu = 1e9
+    for _ in range(3):
+        before = time.process_time()
+        alone = run_transactions(ssd, tx)
+        cpu = min(cpu, time.process_time() - before)
+    print(f"  transactions alone: {alone.use.commands / cpu / 1e6:.2f} M commands/s")
 
 
 def start() -> None:
     """A fresh process with a 4 TB drive and one request; imports and compiled kernels are taken off."""
     print("\nstart of a 4 TB drive: must 0.5 CPU s, 300 MB")
     code = (
-        "import resource, time, numpy as np\n"
+        "import time, numpy as np\n"
         "from neardata.arch.storage import load_ssd\n"
         "from neardata.sim.storage.drive import *\n"
         "one = Requests(np.array([READ]), np.array([0]), np.array([8]))\n"
         "run_drive(load_ssd('mqsim-c1', {'flash.blocks_per_plane': 64}), one, depth=1)\n"
-        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak_kb = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+        "base = peak_kb()\n"
         "ssd = load_ssd('smartssd')\n"
         "t = time.process_time()\n"
         "run_drive(ssd, one, depth=1)\n"
         "t = time.process_time() - t\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak = peak_kb()\n"
         "print(f'  {ssd.flash.raw_bytes / 1e12:.2f} TB: {t:.2f} CPU s, {peak / 1024:.0f} MB in all,'\n"
         "      f' {(peak - base) / 1024:.0f} MB of it for the drive')\n"
     )
