@@ -155,9 +155,7 @@ PRODUCTS: tuple[tuple[str, str, int, int, float, float, str, bool], ...] = (
 
 
 def products() -> None:
-    print(
-        "\nproducts: published, ours (their insides are mostly assumed; (set): the preset was set by the figure)"
-    )
+    print("\nproducts: published, ours; the insides are mostly assumed; (set): the preset was set by it")
     for name, order, size, depth, reads, must, unit, was_set in PRODUCTS:
         ssd = load_ssd(name)
         pattern = BlockPattern(order, size, reads, ssd.logical_sectors // 2)  # type: ignore[arg-type]
