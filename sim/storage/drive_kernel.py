@@ -15,7 +15,7 @@ from neardata.sim.storage.lru_kernel import find, insert, remove, touch
 from neardata.sim.storage.table_kernel import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _ones(mask):
     n = 0
     left = np.uint64(mask)
@@ -25,9 +25,10 @@ def _ones(mask):
     return n
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def _wire(d, payload):
+@inner
+def _wire(s, payload):
     """Ticks of a message on the host link."""
+    d = t_d(s)
     packets = (payload + d[D_PAYLOAD] - 1) // d[D_PAYLOAD]
     size = payload + packets * d[D_OVERHEAD]
     if d[D_TRUNCATED]:
@@ -35,7 +36,7 @@ def _wire(d, payload):
     return (size * d[D_LINK_NUM] + d[D_LINK_DEN] - 1) // d[D_LINK_DEN]
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _up(s, now, time):
     """Take the link to the host; when the message has left."""
     begin = max(now, t_m(s)[M_UP])
@@ -44,7 +45,7 @@ def _up(s, now, time):
     return begin + time
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _down(s, now, time):
     begin = max(now, t_m(s)[M_DOWN])
     t_m(s)[M_DOWN] = begin + time
@@ -52,13 +53,13 @@ def _down(s, now, time):
     return begin + time
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _take_in(s, i, now):
     """A command of the host is fetched: it is in the drive when its event comes."""
     d, m, r = t_d(s), t_m(s), t_r(s)
     m[M_INSIDE] += 1
     if d[D_TRUNCATED]:
-        push(t_h(s), t_g(s), _up(s, now, _wire(d, d[D_REQUEST])), E_FETCH << E_SHIFT | i)
+        push(s, _up(s, now, _wire(s, d[D_REQUEST])), E_FETCH << E_SHIFT | i)
         return
     # small messages go between the packets of long ones, which they delay by their own time
     time = d[D_WIRE_COMMAND]
@@ -74,21 +75,21 @@ def _take_in(s, i, now):
     begin = max(arrived, m[CORES_AT + core])
     m[CORES_AT + core] = begin + work
     m[M_CORE_BUSY] += work
-    push(t_h(s), t_g(s), begin + work + d[D_LATENCY], E_COMMAND << E_SHIFT | i)
+    push(s, begin + work + d[D_LATENCY], E_COMMAND << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _send_command(s, i, now):
     """The host puts a request into its queue and rings."""
     d, r = t_d(s), t_r(s)
     r[i, SENT] = now
     if d[D_TRUNCATED]:
-        push(t_h(s), t_g(s), _down(s, now, _wire(d, d[D_DOORBELL])), E_DOORBELL << E_SHIFT | i)
+        push(s, _down(s, now, _wire(s, d[D_DOORBELL])), E_DOORBELL << E_SHIFT | i)
         return
     _rung(s, i, now + d[D_LINK_LATENCY])
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _rung(s, i, now):
     m, r = t_m(s), t_r(s)
     if m[M_INSIDE] < t_d(s)[D_FETCH] and m[M_WAIT_HEAD] == NONE:
@@ -102,7 +103,7 @@ def _rung(s, i, now):
     m[M_WAIT_TAIL] = i
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _item_done(s, i, now):
     """One of the things a request waits for has happened; after the last one the host is told."""
     d, m, r = t_d(s), t_m(s), t_r(s)
@@ -111,18 +112,18 @@ def _item_done(s, i, now):
         return
     m[M_INSIDE] -= 1
     if d[D_TRUNCATED] and r[i, OP] == OP_READ:
-        _up(s, now, _wire(d, r[i, SECTORS] * 512))
+        _up(s, now, _wire(s, r[i, SECTORS] * 512))
     waiting = m[M_WAIT_HEAD]
     if waiting != NONE and m[M_INSIDE] < d[D_FETCH]:
         m[M_WAIT_HEAD] = r[waiting, R_NEXT]
         _take_in(s, waiting, now)
     time = d[D_WIRE_COMPLETION]
     if not d[D_TRUNCATED] and r[i, OP] == OP_READ:
-        time += _wire(d, r[i, SECTORS] * 512)
-    push(t_h(s), t_g(s), _up(s, now, time) + d[D_LINK_LATENCY], E_ENDED << E_SHIFT | i)
+        time += _wire(s, r[i, SECTORS] * 512)
+    push(s, _up(s, now, time) + d[D_LINK_LATENCY], E_ENDED << E_SHIFT | i)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _new(s, kind, source, size_in, size_out, lpa, mask, owner):
     """A transaction from the pool."""
     x, m = t_x(s), t_m(s)
@@ -143,7 +144,7 @@ def _new(s, kind, source, size_in, size_out, lpa, mask, owner):
     return i
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _at(s, i, ppa, column):
     """Address a transaction to a physical page."""
     x, d = t_x(s), t_d(s)
@@ -158,27 +159,28 @@ def _at(s, i, ppa, column):
     x[i, CLASS] = column
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def _identity(d, alloc, lpa):
+@inner
+def _identity(s, lpa):
     """Where a page of the filled space lies that was never written again."""
+    d = t_d(s)
     n = d[D_PLANES]
     at = lpa // n
     block = (d[D_FILL_BLOCK] + at // d[D_PAGES]) % d[D_BLOCKS]
-    return (alloc[lpa % n] * d[D_BLOCKS] + block) * d[D_PAGES] + at % d[D_PAGES]
+    return (t_alloc(s)[lpa % n] * d[D_BLOCKS] + block) * d[D_PAGES] + at % d[D_PAGES]
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _where(s, lpa):
     """Physical page of a logical one, or NONE."""
     ppa = t_l2p(s)[lpa]
     if ppa > 0:
         return np.int64(ppa) - 1
     if ppa == 0 and lpa < t_d(s)[D_FILLED]:
-        return _identity(t_d(s), t_alloc(s), lpa)
+        return _identity(s, lpa)
     return np.int64(NONE)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _holds(s, ppa):
     """What a physical page holds: logical page + 1, -(translation page + 1), or 0."""
     d = t_d(s)
@@ -198,13 +200,13 @@ def _holds(s, ppa):
     return np.int64(0)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _invalidate(s, ppa):
     t_p2l(s)[ppa] = GONE
     t_b(s)[ppa // t_d(s)[D_PAGES], INVALID] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _mark(s, plane, what):
     """Look at a plane when this event is over."""
     if t_pl(s)[plane, PENDING] == 0:
@@ -213,7 +215,7 @@ def _mark(s, plane, what):
     t_pl(s)[plane, PENDING] |= what
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _room(s, plane):
     """Pages that may still be moved within a plane: a free block is left to each other front."""
     d, pl, b = t_d(s), t_pl(s), t_b(s)
@@ -222,7 +224,7 @@ def _room(s, plane):
     return blocks * pages + pages - b[pl[plane, GC_FRONT], WRITTEN] - 1 - pl[plane, MOVING_PAGES]
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _free_block(s, plane):
     """Take the first block of the plane's free ones."""
     pl, b, m = t_pl(s), t_b(s), t_m(s)
@@ -240,7 +242,7 @@ def _free_block(s, plane):
     return block
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _next_page(s, plane, front, holds):
     """The next page of one of a plane's blocks being written."""
     d, pl, b = t_d(s), t_pl(s), t_b(s)
@@ -258,12 +260,7 @@ def _next_page(s, plane, front, holds):
     return ppa
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def _submit(s, i, now):
-    submit(s, i, now)
-
-
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _place(s, i, now):
     """A host's page whose mapping entry is at hand: find or choose its physical page and queue it."""
     x, d, m, b, pl = t_x(s), t_d(s), t_m(s), t_b(s), t_pl(s)
@@ -280,12 +277,12 @@ def _place(s, i, now):
                 if slot != NONE:
                     t_we(s)[slot, STATUS] = DIRTY_ENTRY
         if ppa == NONE:  # never written: timed as a read of its place
-            _at(s, i, _identity(d, t_alloc(s), lpa), USER_READ)
+            _at(s, i, _identity(s, lpa), USER_READ)
             x[i, PPA] = NONE
         else:
             _at(s, i, ppa, USER_READ)
             b[ppa // d[D_PAGES], READING] += 1
-        _submit(s, i, now)
+        submit(s, i, now)
         return
     if d[D_DYNAMIC]:
         if x[i, AUX] == NONE:
@@ -319,7 +316,7 @@ def _place(s, i, now):
             m[M_UPDATE_READS] += 1
             if not d[D_READ_ALLOCATES]:  # the whole page is written again
                 x[i, BYTES_IN] = _ones(held | mask) * 512
-            _submit(s, j, now)
+            submit(s, j, now)
         mask |= held
         _invalidate(s, old)
     t_bits(s)[lpa] = mask
@@ -332,10 +329,10 @@ def _place(s, i, now):
     _at(s, i, ppa, USER_WRITE)
     b[ppa // d[D_PAGES], PROGRAMMING] += 1
     m[M_HOST_PAGES] += 1
-    _submit(s, i, now)
+    submit(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _read_translation(s, page, aux, size, now):
     i = _new(s, READ, BY_MAP_READ, 0, size, page, 0, NONE)
     ppa = t_v(s)[page, V_PPA] - 1
@@ -345,10 +342,10 @@ def _read_translation(s, page, aux, size, now):
     t_b(s)[ppa // t_d(s)[D_PAGES], READING] += 1
     t_v(s)[page, V_STATE] |= V_READING
     t_m(s)[M_MAP_READS] += 1
-    _submit(s, i, now)
+    submit(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _evict_entry(s, now):
     """Make room for a mapping entry; a dirty one takes the others of its translation page along."""
     d, m, v = t_d(s), t_m(s), t_v(s)
@@ -381,12 +378,12 @@ def _evict_entry(s, now):
         if t_p2l(s)[old] != GONE:
             _invalidate(s, old)
         v[page, V_PPA] = ppa + 1
-        _submit(s, write, now)
+        submit(s, write, now)
     elif unchanged:
         _read_translation(s, page, NONE, 512, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _map(s, i, now):
     """Place a host's page, once its mapping entry is in the controller."""
     d, m, x, v = t_d(s), t_m(s), t_x(s), t_v(s)
@@ -422,7 +419,7 @@ def _map(s, i, now):
     v[page, V_TAIL] = i
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _ram(s, now, size):
     """Take the cache's DRAM; when it is done."""
     d, m = t_d(s), t_m(s)
@@ -445,7 +442,7 @@ def _ram(s, now, size):
     return begin + time
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _mask_of(s, i, lpa):
     """Sectors of a page that a request touches, as bits."""
     n = t_p(s)[PAGE_BYTES] // 512
@@ -456,7 +453,7 @@ def _mask_of(s, i, lpa):
     return ((np.int64(1) << (last - first)) - 1) << first
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _cache_write(s, i, now):
     """Put pages of a write into the cache while there is room, and write cold ones on at once."""
     d, m, r, x = t_d(s), t_m(s), t_r(s), t_x(s)
@@ -505,10 +502,10 @@ def _cache_write(s, i, now):
             write_tail = j
     m[M_PRESSURE] += evicted + on_way
     if first_evicted != NONE:
-        push(t_h(s), t_g(s), _ram(s, now, evicted * 512), E_EVICT << E_SHIFT | first_evicted)
+        push(s, _ram(s, now, evicted * 512), E_EVICT << E_SHIFT | first_evicted)
     if stored:
         r[i, ITEMS] += 1
-        push(t_h(s), t_g(s), _ram(s, now, stored * 512), E_RAM << E_SHIFT | i)
+        push(s, _ram(s, now, stored * 512), E_RAM << E_SHIFT | i)
     while write_head != NONE:
         after = x[write_head, MATE]
         x[write_head, MATE] = NONE
@@ -520,7 +517,7 @@ def _cache_write(s, i, now):
     return r[i, R_LPA] > last
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _begin(s, i, now):
     """A request is in the drive, a write with its data."""
     d, m, r = t_d(s), t_m(s), t_r(s)
@@ -572,7 +569,7 @@ def _begin(s, i, now):
     if from_ram:
         m[M_CACHE_HITS] += 1
         r[i, ITEMS] += 1
-        push(t_h(s), t_g(s), _ram(s, now, from_ram * 512), E_RAM << E_SHIFT | i)
+        push(s, _ram(s, now, from_ram * 512), E_RAM << E_SHIFT | i)
     if r[i, OP] == OP_READ:
         m[M_SECTORS_READ] += r[i, SECTORS]
     else:
@@ -580,9 +577,10 @@ def _begin(s, i, now):
     _item_done(s, i, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def _draw(m, below):
+@inner
+def _draw(s, below):
     """A random whole number: SplitMix64, its upper bits."""
+    m = t_m(s)
     m[M_SEED] += 1
     z = np.uint64(m[M_SEED]) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -590,7 +588,7 @@ def _draw(m, below):
     return np.int64((z ^ (z >> np.uint64(31))) >> np.uint64(2)) % below
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _may_go(s, plane, block):
     """Whether a block may be collected: full, not being written, nothing under way in it."""
     b, pl, d = t_b(s), t_pl(s), t_d(s)
@@ -604,7 +602,7 @@ def _may_go(s, plane, block):
     )
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _collect(s, plane, block, now):
     """Move the valid pages of a block and erase it."""
     d, m, b, x, pl = t_d(s), t_m(s), t_b(s), t_x(s), t_pl(s)
@@ -635,13 +633,13 @@ def _collect(s, plane, block, now):
             x[i, RANK] = 2
             x[i, AUX] = block
             pl[plane, MOVING_PAGES] += 1
-        _submit(s, i, now)
+        submit(s, i, now)
     if d[D_EARLY_ERASE]:
-        _submit(s, erase, now)
+        submit(s, erase, now)
     _moved(s, block, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _rehome(s, plane, ppa, held):
     """Give a page that moves its new place."""
     target = _next_page(s, plane, GC_FRONT, held)
@@ -653,7 +651,7 @@ def _rehome(s, plane, ppa, held):
     return target
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _moved(s, block, now):
     """One reason not to erase a block is gone."""
     b = t_b(s)
@@ -662,7 +660,7 @@ def _moved(s, block, now):
         _erase_if_quiet(s, block, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _erase_if_quiet(s, block, now):
     b, x = t_b(s), t_x(s)
     if b[block, COLLECTED] == 1 and b[block, MOVES] == 0 and b[block, READING] == 0:
@@ -672,10 +670,10 @@ def _erase_if_quiet(s, block, now):
         if t_d(s)[D_EARLY_ERASE]:
             t_g(s)[DIRTY] |= 1 << t_u(s)[x[erase, UNIT], CHANNEL]
         else:
-            _submit(s, erase, now)
+            submit(s, erase, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _check(s, plane, now):
     """Collect a block of a plane that is short of free ones."""
     d, m, b, pl = t_d(s), t_m(s), t_b(s), t_pl(s)
@@ -686,7 +684,7 @@ def _check(s, plane, now):
     if d[D_POLICY] == CHOICES:
         found = 0
         for _ in range(d[D_CHOICES] * 8):
-            block = start + _draw(m, d[D_BLOCKS])
+            block = start + _draw(s, d[D_BLOCKS])
             if not _may_go(s, plane, block):
                 continue
             if victim == NONE or b[block, INVALID] > b[victim, INVALID]:
@@ -710,7 +708,7 @@ def _check(s, plane, now):
     _collect(s, plane, victim, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _erased(s, i, now):
     """A block is free again."""
     d, m, b, pl, x = t_d(s), t_m(s), t_b(s), t_pl(s), t_x(s)
@@ -756,7 +754,7 @@ def _erased(s, i, now):
     _mark(s, plane, RESUME | CHECK if pl[plane, FREE] < d[D_RESERVE] else RESUME)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _attend(s, now):
     """Planes that asked for it: garbage collection, writes that waited. False: the pool is too small."""
     d, m, pl, x, b = t_d(s), t_m(s), t_pl(s), t_x(s), t_b(s)
@@ -787,7 +785,7 @@ def _attend(s, now):
     return True
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _programmed(s, block):
     """A program in a block ended; writes may wait for it to be collected."""
     b, pl = t_b(s), t_pl(s)
@@ -797,7 +795,7 @@ def _programmed(s, block):
         _mark(s, plane, CHECK)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _done(s, i, now):
     """A flash transaction ended: what its maker does next."""
     d, m, x, b = t_d(s), t_m(s), t_x(s), t_b(s)
@@ -875,7 +873,7 @@ def _done(s, i, now):
             _at(s, j, target, GC_WRITE)
             x[j, AUX] = victim
             b[target // d[D_PAGES], PROGRAMMING] += 1
-            _submit(s, j, now)
+            submit(s, j, now)
         else:
             m[M_GC_DROPPED] += 1
             _moved(s, victim, now)
@@ -889,16 +887,16 @@ def _done(s, i, now):
     m[M_FREE_N] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _host_event(s, kind, i, now):
     d, m, r, x = t_d(s), t_m(s), t_r(s), t_x(s)
     if kind == E_COMMAND:
         if r[i, OP] == OP_WRITE:
             if d[D_TRUNCATED]:
-                push(t_h(s), t_g(s), _up(s, now, _wire(d, d[D_REQUEST])), E_ASK << E_SHIFT | i)
+                push(s, _up(s, now, _wire(s, d[D_REQUEST])), E_ASK << E_SHIFT | i)
             else:
-                end = _down(s, now + d[D_LINK_LATENCY], _wire(d, r[i, SECTORS] * 512))
-                push(t_h(s), t_g(s), end + d[D_LINK_LATENCY], E_DATA << E_SHIFT | i)
+                end = _down(s, now + d[D_LINK_LATENCY], _wire(s, r[i, SECTORS] * 512))
+                push(s, end + d[D_LINK_LATENCY], E_DATA << E_SHIFT | i)
         else:
             _begin(s, i, now)
     elif kind == E_DATA:
@@ -908,7 +906,7 @@ def _host_event(s, kind, i, now):
         m[M_ENDED] += 1
         m[M_LAST] = now
         if d[D_TRUNCATED]:
-            _down(s, now, _wire(d, d[D_DOORBELL]))
+            _down(s, now, _wire(s, d[D_DOORBELL]))
         if d[D_DEPTH]:
             m[M_OWED] += 1
     elif kind == E_RAM:
@@ -922,9 +920,9 @@ def _host_event(s, kind, i, now):
     elif kind == E_DOORBELL:
         _rung(s, i, now)
     elif kind == E_FETCH:
-        push(t_h(s), t_g(s), _down(s, now, d[D_WIRE_COMMAND]), E_COMMAND << E_SHIFT | i)
+        push(s, _down(s, now, d[D_WIRE_COMMAND]), E_COMMAND << E_SHIFT | i)
     else:
-        push(t_h(s), t_g(s), _down(s, now, _wire(d, r[i, SECTORS] * 512)), E_DATA << E_SHIFT | i)
+        push(s, _down(s, now, _wire(s, r[i, SECTORS] * 512)), E_DATA << E_SHIFT | i)
 
 
 @njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
@@ -979,7 +977,7 @@ def run_drive(s, n):
             if m[M_FREE_N] < d[D_MARGIN] + m[M_WAITING] or g[HEAP] + 2 * d[D_MARGIN] > s[H_ROWS]:
                 m[M_MIDDLE] = 1
                 return WANTS_ROOM
-            code = pop(h, g)
+            code = pop(s)
             kind = code >> E_SHIFT
             if kind < E_HOST:
                 flash_event(s, code, now)

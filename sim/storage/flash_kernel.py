@@ -17,9 +17,10 @@ from neardata.sim.storage.fields import *  # noqa: F403
 from neardata.sim.storage.table_kernel import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def push(h, g, time, code):
+@inner
+def push(s, time, code):
     """Add an event to the heap."""
+    h, g = t_h(s), t_g(s)
     i = g[HEAP]
     g[HEAP] = i + 1
     while i > 0:
@@ -33,9 +34,10 @@ def push(h, g, time, code):
     h[i, 1] = code
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def pop(h, g):
+@inner
+def pop(s):
     """Remove the first event and return its code."""
+    h, g = t_h(s), t_g(s)
     first = h[0, 1]
     n = g[HEAP] - 1
     g[HEAP] = n
@@ -60,16 +62,17 @@ def pop(h, g):
     return first
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-def transfer(p, size):
+@inner
+def transfer(s, size):
     """Ticks of ``size`` bytes on the bus."""
+    p = t_p(s)
     if p[TWO_BYTES] >= 0:
         return size // p[WIDTH] // 2 * p[TWO_BYTES]
     size += size * p[SPARE] // p[PAGE_BYTES]
     return (size + p[WIDTH] - 1) // p[WIDTH] * p[PER_TRANSFER]
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def submit(s, i, now):
     """Queue a transaction at its unit."""
     x, u, c, g = t_x(s), t_u(s), t_c(s), t_g(s)
@@ -92,7 +95,7 @@ def submit(s, i, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _take(s, unit, first, second):
     """Take what one command can hold from the queues ``first`` and ``second``; its first transaction or
     NONE."""
@@ -135,10 +138,10 @@ def _take(s, unit, first, second):
     return chosen
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _issue(s, unit, kinds, now):
     """Put a command for ``unit`` on the idle bus. ``kinds``: 1 reads, 2 programs and erases, 3 both."""
-    x, u, c, p, t, g, h, taken = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s), t_taken(s)
+    x, u, c, p, t, g, taken = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_taken(s)
     ch = u[unit, CHANNEL]
     state = u[unit, STATE]
     free = state == IDLE and u[unit, REG] == EMPTY
@@ -235,7 +238,7 @@ def _issue(s, unit, kinds, now):
     i = chosen
     while i != NONE:
         x[i, ISSUED] = now
-        data += transfer(p, x[i, BYTES_IN])
+        data += transfer(s, x[i, BYTES_IN])
         g[BYTES_IN_SUM] += x[i, BYTES_IN]
         i = x[i, MATE]
     u[unit, STATE] = COMMANDED
@@ -250,11 +253,11 @@ def _issue(s, unit, kinds, now):
     c[ch, BUS] = BUS_COMMAND
     c[ch, BUS_ITEM] = unit
     c[ch, BUS_END] = now + time + data
-    push(h, g, now + time + data, E_BUS << E_SHIFT | ch)
+    push(s, now + time + data, E_BUS << E_SHIFT | ch)
     return True
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _lost(s, ch, unit, now, cause):
     """Charge the idle bus time before a transfer to what it waited for."""
     c, u = t_c(s), t_u(s)
@@ -271,10 +274,10 @@ def _lost(s, ch, unit, now, cause):
         c[ch, cause] += gap
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _send(s, ch, now):
     """Start the first waiting data on the idle bus."""
-    x, c, p, g, h = t_x(s), t_c(s), t_p(s), t_g(s), t_h(s)
+    x, c, p, g = t_x(s), t_c(s), t_p(s), t_g(s)
     for rank in range(RANKS):
         i = c[ch, OUT_HEADS + rank]
         if i == NONE:
@@ -290,21 +293,21 @@ def _send(s, ch, now):
             g[SLICES] += 1
         x[i, LEFT] -= size
         g[BYTES_OUT_SUM] += size
-        time = p[OUT_SETUP] + transfer(p, size)
+        time = p[OUT_SETUP] + transfer(s, size)
         _lost(s, ch, x[i, UNIT], now, LOST_COMPUTE if x[i, COMPUTE] > 0 else LOST_READ)
         c[ch, BUSY_OUT] += time
         c[ch, BUS] = BUS_OUT
         c[ch, BUS_ITEM] = i
         c[ch, BUS_END] = now + time
-        push(h, g, now + time, E_BUS << E_SHIFT | ch)
+        push(s, now + time, E_BUS << E_SHIFT | ch)
         return True
     return False
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def arbitrate(s, ch, now):
     """Give an idle bus to what comes first: copyback, reads' commands, data, other commands."""
-    x, u, c, p, t, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s)
+    x, u, c, p, t = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s)
     if c[ch, BUS] != BUS_IDLE:
         return
     unit = c[ch, COPY_HEAD]
@@ -322,7 +325,7 @@ def arbitrate(s, ch, now):
         c[ch, BUS] = BUS_COMMAND
         c[ch, BUS_ITEM] = unit
         c[ch, BUS_END] = now + time
-        push(h, g, now + time, E_BUS << E_SHIFT | ch)
+        push(s, now + time, E_BUS << E_SHIFT | ch)
         return
     command_first = p[COMMAND_FIRST] == 1
     if not command_first and _send(s, ch, now):
@@ -346,7 +349,7 @@ def arbitrate(s, ch, now):
             local = after
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _finish(s, i, now):
     x, u, c, g, done = t_x(s), t_u(s), t_c(s), t_g(s), t_done(s)
     ch = u[x[i, UNIT], CHANNEL]
@@ -367,10 +370,10 @@ def _finish(s, i, now):
     g[FINISHED] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _to_register(s, unit, now):
     """The page, or pages, of an ended read are in the register: compute, then leave."""
-    x, u, g, h = t_x(s), t_u(s), t_g(s), t_h(s)
+    x, u = t_x(s), t_u(s)
     group = u[unit, GROUP]
     u[unit, STATE] = IDLE
     u[unit, LAST_OP] = READ
@@ -384,12 +387,12 @@ def _to_register(s, unit, now):
     if compute > 0:
         u[unit, REG] = COMPUTING
         u[unit, BUSY_COMPUTE] += compute
-        push(h, g, now + compute, E_COMPUTE << E_SHIFT | unit)
+        push(s, now + compute, E_COMPUTE << E_SHIFT | unit)
         return
     _leave(s, unit, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _leave(s, unit, now):
     x, u, c, g = t_x(s), t_u(s), t_c(s), t_g(s)
     ch = u[unit, CHANNEL]
@@ -418,10 +421,10 @@ def _leave(s, unit, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def _resume(s, unit, now):
     """A suspended command goes on when the unit has nothing else in hand."""
-    x, u, g, h = t_x(s), t_u(s), t_g(s), t_h(s)
+    x, u = t_x(s), t_u(s)
     if u[unit, SUSPENDED] != NONE and u[unit, STATE] == IDLE and u[unit, REG] == EMPTY:
         left = u[unit, SUSPENDED_LEFT]
         u[unit, GROUP] = u[unit, SUSPENDED]
@@ -430,13 +433,13 @@ def _resume(s, unit, now):
         u[unit, GAVE_WAY] = 1
         u[unit, END] = now + left
         u[unit, BUSY_PROGRAM if x[u[unit, GROUP], KIND] == PROGRAM else BUSY_ERASE] += left
-        push(h, g, now + left, E_ARRAY << E_SHIFT | unit)
+        push(s, now + left, E_ARRAY << E_SHIFT | unit)
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@inner
 def flash_event(s, code, now):
     """What happens at an event of the flash."""
-    x, u, c, p, t, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s)
+    x, u, c, p, t, g = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s)
     kind = code >> E_SHIFT
     index = code & ((1 << E_SHIFT) - 1)
     if kind == E_BUS:
@@ -482,7 +485,7 @@ def flash_event(s, code, now):
                 i = x[i, MATE]
             u[unit, STATE] = WORKING
             u[unit, END] = begin + time
-            push(h, g, begin + time, E_ARRAY << E_SHIFT | unit)
+            push(s, begin + time, E_ARRAY << E_SHIFT | unit)
         else:
             i = item
             if x[i, LEFT] > 0:  # the next slice waits before others of its rank
@@ -502,12 +505,12 @@ def flash_event(s, code, now):
                     if p[CACHE_MOVE] > 0:
                         u[unit, STATE] = MOVING
                         u[unit, END] = now + p[CACHE_MOVE]
-                        push(h, g, u[unit, END], E_ARRAY << E_SHIFT | unit)
+                        push(s, u[unit, END], E_ARRAY << E_SHIFT | unit)
                     else:
                         _to_register(s, unit, now)
                 _resume(s, unit, now)
             if p[DECODE] > 0:
-                push(h, g, now + p[DECODE], E_DECODED << E_SHIFT | i)
+                push(s, now + p[DECODE], E_DECODED << E_SHIFT | i)
             else:
                 _finish(s, i, now)
     elif kind == E_ARRAY:
@@ -546,7 +549,7 @@ def flash_event(s, code, now):
         elif p[CACHE_MOVE] > 0:
             u[unit, STATE] = MOVING
             u[unit, END] = now + p[CACHE_MOVE]
-            push(h, g, u[unit, END], E_ARRAY << E_SHIFT | unit)
+            push(s, u[unit, END], E_ARRAY << E_SHIFT | unit)
         else:
             _to_register(s, unit, now)
             _resume(s, unit, now)
@@ -558,7 +561,7 @@ def flash_event(s, code, now):
                 if p[CACHE_MOVE] > 0:
                     u[unit, STATE] = MOVING
                     u[unit, END] = now + p[CACHE_MOVE]
-                    push(h, g, u[unit, END], E_ARRAY << E_SHIFT | unit)
+                    push(s, u[unit, END], E_ARRAY << E_SHIFT | unit)
                 else:
                     _to_register(s, unit, now)
             _resume(s, unit, now)
@@ -590,7 +593,7 @@ def run_transactions(s, order, arrive, waits, first_edge, edges):
             return now
         now = now_next
         while g[HEAP] and h[0, 0] == now:
-            flash_event(s, pop(h, g), now)
+            flash_event(s, pop(s), now)
         while at < n and arrive[order[at]] == now:
             i = order[at]
             at += 1

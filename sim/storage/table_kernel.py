@@ -6,12 +6,25 @@ Handing a score of arrays from function to function costs more than the work in 
 is in use. ``t_x(s)`` is table ``x``; columns are those of `neardata.sim.storage.fields`.
 """
 
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
 from neardata.sim.storage import fields as f
+
+
+def inner(function):
+    """A function that only kernels call: compiled once for all callers, with nothing for Python to call.
+
+    Numba would compile it again for each combination of constants among the arguments.
+    """
+    compiled = njit(
+        nogil=True, _nrt=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
+    of_types = compiled.get_call_template
+    compiled.get_call_template = lambda args, kws: of_types([types.unliteral(a) for a in args], kws)
+    return compiled
 
 
 def _table(name, columns=0, dtype=types.int64, sized=False):

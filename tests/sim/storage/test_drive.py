@@ -221,7 +221,7 @@ def test_the_kernel_is_its_twin(drive: dict[str, Any], n: int, depth: int, reads
         if "ran out" in str(error):
             with pytest.raises(IndexError):
                 twin.run()
-        else:
+        elif "too small" not in str(error):  # that is told before either runs
             twin.run()
             assert any(r.ended is None for r in requests)
         return
