@@ -17,6 +17,7 @@ from neardata.sim.program import (
     PimAttention,
     PimMatMul,
 )
+from neardata.sim.system.pim_programs import partial_sum_bytes
 from neardata.workloads.graph import Graph, Operator
 
 OPERATIONS = {
@@ -126,12 +127,12 @@ def pim_kernels(
     return ()
 
 
-def reduction_kernel(kernel: PimMatMul, format: Format) -> Elementwise:
+def reduction_kernel(kernel: PimMatMul, format: Format, device: Device) -> Elementwise:
     """What a processor does with the partial sums of a product: they are read, added, and the result written.
     The memory's units left them in it, as they do scores."""
     sums = kernel.m * kernel.n
-    size = format.bytes_of(sums, kernel.n)
-    return Elementwise(kernel.partial_sum_bytes, size, (kernel.k_parts - 1) * sums, kernel.partial_sum_bytes)
+    read, size = partial_sum_bytes(kernel, device), format.bytes_of(sums, kernel.n)
+    return Elementwise(read, size, (kernel.k_parts - 1) * sums, read)
 
 
 def _heads(operator: Operator, rule: Rule, slot: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import Any
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
 from neardata.mappers.expert_offload import Load, offloaded
-from neardata.mappers.layout import placed_bytes
+from neardata.mappers.layout import bytes_of_rows, channel_rows, fill
 from neardata.mappers.lowering_pass import Pass, Slot
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.product_choice import ProductChoice
@@ -26,6 +26,18 @@ from neardata.workloads.graph import Graph, Operator
 
 Cost = Callable[[str, Kernel], int]
 """Picoseconds of a kernel on a unit of a group."""
+
+
+class ChannelsFull(InputError):
+    """A memory has room, but no channels of it for matrices of so few channels each."""
+
+    def __init__(self, place: str, needed: int, there: int) -> None:
+        self.place, self.needed, self.there = place, needed, there
+        super().__init__(
+            f"matrices would take {needed:,} bytes of a channel of '{place}', which holds {there:,}: "
+            "give their forms more channels",
+            key="mapping.products",
+        )
 
 
 def lower(
@@ -46,6 +58,7 @@ def lower(
 
     Raises:
         InputError: the mapping does not fit the system.
+        ChannelsFull: matrices do not fit the channels of a PIM memory that has room for them.
     """
     if not isinstance(mapping.experts, str):
         steps = [graphs] if isinstance(graphs, Graph) else list(graphs)
@@ -97,7 +110,9 @@ class Lowering:
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}
         self.choice: dict[tuple[Kernel, ...], bool] = {}
-        self.rooms: dict[PimMatMul, int] = {}
+        self.rows: dict[PimMatMul, tuple[int, ...]] = {}
+        self.matrices: dict[str, dict[tuple[str, Shard], tuple[tuple[int, ...], int]]] = {}
+        """Of each PIM memory's place, matrices in its banks: rows in channels, and how many are alike."""
         self.products = None
         if self.pim is None and mapping.products:
             raise InputError("forms of products in memory, and no PIM memory is used", key="mapping.products")
@@ -152,7 +167,7 @@ class Lowering:
                 self._repeat(walk, step)
         for operator in self.operators.values():
             operator["macs"] *= self.mapping.steps
-        return Program(
+        program = Program(
             name=self.graphs[0].name,
             system=self.system.name,
             tasks=tuple(self.tasks),
@@ -165,6 +180,8 @@ class Lowering:
                 for why, groups in self.refused.items()
             ),
         )
+        self._check_channels(program)
+        return program
 
     def _placement(self) -> Iterator[Operand]:
         """What lies where; parts of what lies there whole, as a head that is the embedding, only once."""
@@ -220,15 +237,42 @@ class Lowering:
             self.choice[key] = there < self.cost(self.processor, otherwise)
         return self.choice[key]
 
-    def room_of(self, kernel: PimMatMul) -> int:
-        """Bytes of the bank rows that a product's matrix takes in the PIM memory."""
+    @property
+    def channels(self) -> int:
+        """Of a PIM memory."""
+        unit = self.system.units[self.pim or ""]
+        assert isinstance(unit, PimUnit)
+        return unit.channels
+
+    def take_rows(self, name: str, place: str, shard: Shard, kernel: PimMatMul, count: int) -> None:
+        """Matrices of a tensor, multiplied in the banks of a PIM memory, take whole rows of them."""
         kernel = replace(kernel, m=1, order="")
-        if kernel not in self.rooms:
-            assert self.pim is not None and self.device is not None
-            unit = self.system.units[self.pim]
-            assert isinstance(unit, PimUnit)
-            self.rooms[kernel] = placed_bytes(kernel, self.device, unit.channels)
-        return self.rooms[kernel]
+        assert self.device is not None
+        if kernel not in self.rows:
+            self.rows[kernel] = channel_rows(kernel, self.device, self.channels)
+        rows = self.rows[kernel]
+        key = (name, place, shard)
+        room = bytes_of_rows(sum(rows), self.device) * count
+        self.placed[key] = replace(self.placed[key], bytes=room)
+        self.matrices.setdefault(place, {})[name, shard] = rows, count
+
+    def _check_channels(self, program: Program) -> None:
+        """No channel of a memory holds more rows than it has. What lies there beside matrices can lie in any
+        channel; places that are too small altogether are refused where programs are run.
+
+        Raises:
+            ChannelsFull: one would.
+        """
+        for place, matrices in self.matrices.items():
+            if program.bytes_at[place] > self.system.capacities[place]:
+                continue
+            assert self.device is not None
+            each = [rows for rows, count in matrices.values() for _ in range(count)]
+            needed, there = max(fill(each, self.channels)), self.device.organisation.row
+            if needed > there:
+                raise ChannelsFull(
+                    place, bytes_of_rows(needed, self.device), bytes_of_rows(there, self.device)
+                )
 
     def link_between(self, one: str, other: str) -> str:
         """The link that joins two units.

@@ -410,9 +410,8 @@ class Pass:
             if tensor.role != "weight" or shard is None or len(tensor.shape) < 2:
                 continue
             *experts, n, k = (stop - start for start, stop in regions_of(tensor, shard))
-            key = (name, place, shard)
-            room = self.low.room_of(replace(form, n=n, k=k)) * (experts[0] if experts else 1)
-            self.low.placed[key] = replace(self.low.placed[key], bytes=room)
+            count = experts[0] if experts else 1
+            self.low.take_rows(name, place, shard, replace(form, n=n, k=k), count)
 
     def _by_expert(
         self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from neardata.arch.config_file import StrictModel
 from neardata.arch.errors import InputError, nearest
@@ -13,6 +13,12 @@ from neardata.mappers.expert_policy import Experts
 from neardata.mappers.products import ProductForm
 
 OnPim = Literal["nothing", "fastest", "attention", "everything"]
+
+
+def _forms_or_name(given: object) -> object:
+    if not isinstance(given, dict | str):
+        raise ValueError(f"must be forms by operator, the name of a file .yaml, or 'searched', got {given!r}")
+    return given
 
 
 class Mapping(StrictModel):
@@ -32,7 +38,9 @@ class Mapping(StrictModel):
     ``everything``: all that the memory can do; ``fastest``: each where it takes less time, transfers
     counted; of a memory that stands beside the processor only attention, since weights lie in one place
     whatever the batch."""
-    products: dict[str, ProductForm] | str = Field(default_factory=dict)
+    products: Annotated[dict[str, ProductForm] | str, BeforeValidator(_forms_or_name)] = Field(
+        default_factory=dict
+    )
     """How products run in memory: forms by operator (`neardata.mappers.products`), the file that has them, or
     ``searched``: for each operator the fastest that `neardata.mappers.search` finds."""
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1

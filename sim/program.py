@@ -39,8 +39,6 @@ from neardata.arch.errors import InputError
 SCHEMA = 2
 """Of the saved form; it grows when a field changes its meaning or goes. 2: `PimMatMul` says how the device
 does it in fields, not in the name of its order."""
-SUM_BYTES = 4
-"""Of a partial sum on its way to be added: FP32."""
 _STRICT = ConfigDict(extra="forbid")
 
 Slices = tuple[tuple[int, int], ...]
@@ -161,7 +159,7 @@ class PimMatMul:
     own_rows: bool = False
     """Outputs of a bank do not share rows, however short they are."""
     channels: int | None = None
-    """Channels that hold the matrix and work, from the first; None: all of the unit."""
+    """So many channels hold the matrix and work, whichever are free; None: all of the unit."""
     k_parts: int = 1
     """Parts of k side by side, each on ``channels / k_parts`` of the channels; they give partial sums."""
     reduction: str = ""
@@ -190,9 +188,9 @@ class PimMatMul:
         return PimMatMul(self.m, self.n, self.k)
 
     @property
-    def partial_sum_bytes(self) -> int:
-        """Bytes of the partial sums of all parts."""
-        return self.k_parts * self.m * self.n * SUM_BYTES if self.k_parts > 1 else 0
+    def partial_sums(self) -> int:
+        """Of all parts; their size is the device's (`neardata.sim.system.pim_programs.partial_sum_bytes`)."""
+        return self.k_parts * self.m * self.n if self.k_parts > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +418,8 @@ class Program:
             InputError: with file, line and key.
         """
         file = ConfigFile(path)
+        if isinstance(file.data, dict) and "schema" not in file.data:
+            raise file.error(f"missing; this version reads schema {SCHEMA}", "schema")
         try:
             _check_schema(file.data)
         except InputError as error:

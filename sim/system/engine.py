@@ -10,6 +10,7 @@ from neardata.sim.program import Collective, Elementwise, Kernel, PimMatMul, Pro
 from neardata.sim.system.links import collective, transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import PimEngine
+from neardata.sim.system.pim_programs import check_form, partial_sum_bytes
 from neardata.sim.system.processors import run_on_processor
 from neardata.sim.system.report import SystemReport
 from neardata.sim.system.schedule import Job, schedule
@@ -90,6 +91,7 @@ def run(
             does not run.
     """
     _check_places(program, system)
+    _check_sums(program, system)
     costs = costs or Costs(system, memoise=memoise, jump=jump, fold=fold)
     groups = [_group(task, system) for task in program.tasks]
     outcomes = []
@@ -108,7 +110,6 @@ def run(
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)
     report = SystemReport(program, system, tuple(groups), tuple(outcomes), plan)
     _check_conservation(report)
-    _check_sums(program)
     return report
 
 
@@ -185,22 +186,44 @@ def _check_conservation(report: SystemReport) -> None:
             raise InputError(problem, key=f"operators.{name}")
 
 
-def _check_sums(program: Program) -> None:
-    """Partial sums that a processor is to add are read by as many tasks of the same operators."""
-    waiting: dict[tuple[tuple[str, ...], int], list[str]] = {}
+def _check_sums(program: Program, system: System) -> None:
+    """Partial sums that a processor is to add are read, each product's by a task of the same operators that
+    waits for it, directly or through transfers."""
+    split: dict[str, Task] = {}
+    sizes: dict[str, int] = {}
     for task in program.tasks:
-        kernel = task.kernel
-        if isinstance(kernel, PimMatMul) and kernel.reduction == "processor":
-            key = (task.operators, kernel.partial_sum_bytes)
-            waiting.setdefault(key, []).append(task.name)
-        elif isinstance(kernel, Elementwise):
-            names = waiting.get((task.operators, kernel.read_bytes))
-            if names:
-                names.pop(0)
-    for (_, size), names in waiting.items():
-        if names:
-            problem = f"no elementwise task of its operators reads its {size:,} bytes of partial sums"
-            raise InputError(problem, key=f"tasks.{names[0]}")
+        if not isinstance(task.kernel, PimMatMul) or task.kernel.reduction != "processor":
+            continue
+        unit = system.units.get(group := _group(task, system))
+        if isinstance(unit, PimUnit):  # others refuse the kernel itself
+            device = system.device(group)
+            try:
+                check_form(task.kernel, device, unit.channels)
+            except InputError as error:
+                raise InputError(str(error), key=f"tasks.{task.name}") from None
+            split[task.name], sizes[task.name] = task, partial_sum_bytes(task.kernel, device)
+    if not split:
+        return
+    behind: dict[str, frozenset[str]] = {}
+    """Of each transfer, and of each of these products itself, the products whose results it has."""
+    added: set[str] = set()
+    for task in program.tasks:
+        waited = frozenset[str]().union(*(behind.get(name, frozenset()) for name in task.after))
+        if task.name in split:
+            behind[task.name] = frozenset((task.name,))
+        elif isinstance(task.kernel, Transfer):
+            behind[task.name] = waited
+        elif isinstance(task.kernel, Elementwise):
+            size = task.kernel.read_bytes
+            mine = [n for n in waited - added if (split[n].operators, sizes[n]) == (task.operators, size)]
+            added.update(sorted(mine)[:1])
+    for name in split:
+        if name not in added:
+            problem = (
+                f"no elementwise task of its operators, behind it directly or by transfers, reads its "
+                f"{sizes[name]:,} bytes of partial sums"
+            )
+            raise InputError(problem, key=f"tasks.{name}")
 
 
 def is_processor(system: System, group: str) -> bool:

@@ -35,7 +35,7 @@ from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
 from neardata.arch.system import PimUnit, ProcessorUnit, StreamUnit, System, load_system
-from neardata.mappers.lower import lower, stage_bytes
+from neardata.mappers.lower import ChannelsFull, lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.products import read_forms
 from neardata.sim.program import Kernel, Program
@@ -312,7 +312,12 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     lack: _Lack | None = None
     try:
         for system in _candidates(base, choice.mapping, graph):
-            program, costs = _lowered(study, model, choice.mapping, system, batch)
+            try:
+                program, costs = _lowered(study, model, choice.mapping, system, batch)
+            except ChannelsFull as full:
+                where = f"a channel of {full.place}"
+                lack = _Lack(where, full.needed, full.there, _groups_at(full.place, system))
+                continue
             lack = _lack(program, system)
             if lack is None:
                 return program, system, costs
@@ -466,8 +471,13 @@ def _lack(program: Program, system: System) -> _Lack | None:
     place = max(over, key=lambda p: over[p], default=None)
     if place is None or over[place] <= 0:
         return None
-    groups = tuple(dict.fromkeys(i.group for i in system.instances.values() if i.place == place))
-    return _Lack(place, program.bytes_at[place], system.capacities.get(place, 0), groups)
+    there = system.capacities.get(place, 0)
+    return _Lack(place, program.bytes_at[place], there, _groups_at(place, system))
+
+
+def _groups_at(place: str, system: System) -> tuple[str, ...]:
+    """The units whose data lie in a place."""
+    return tuple(dict.fromkeys(i.group for i in system.instances.values() if i.place == place))
 
 
 def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
