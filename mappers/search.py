@@ -1,11 +1,11 @@
 """Ways to do a product on a PIM device, from the fastest: `search`.
 
-A form says how many of the channels work, into how many parts k is split over them, who adds
-their partial sums (of those that can: the processor or the device), and in which order a channel goes through its part of the
-matrix, short rows shared or not. All are listed; each is bounded by what its MACs, rows and mode changes take
-at least; those whose bound is not below the best time found are not simulated. Times are those of
-`PimEngine`, which a run of the form has, refresh at launch included. Simulated times are remembered by
-shape, device and channels.
+A form says how many of the channels work, into how many parts k is split over them, who adds their partial
+sums (of those that can: the processor or the device), and in which order a channel goes through its part of
+the matrix, short rows shared or not. All are listed; each is bounded by what its MACs, rows and mode changes
+take at least; those whose bound is not below the best time found are not simulated. Times are those of
+`PimEngine`, which a run of the form has, refresh at launch included. Simulated times are remembered by shape,
+device and channels.
 
 Products of several vectors with one matrix, or with one for each expert, have the matrix where it lies, so
 that one form is sought for all of them.
