@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neardata.mappers.marks import COMPLETE, NOTHING, marks_of_k
-from neardata.sim.program import Operand
+from neardata.sim.program import Operand, PimAttention
 from neardata.workloads import semantics
 from neardata.workloads.graph import Operator
 
 if TYPE_CHECKING:
+    from neardata.mappers.banks import Banks
     from neardata.mappers.functional import Run
 
 Made = Iterable[tuple[Any, Any, tuple[slice, ...]]]
@@ -82,7 +83,7 @@ def _head_linear(run: Run, operator: Operator, operand: Operand) -> Made:
 
 def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
     """Whole sequences of some heads."""
-    rows, columns = run.index(operand)
+    rows, columns = index = run.index(operand)
     heads, kv_heads, qk, v = (operator[d] for d in ("heads", "kv_heads", "qk", "v"))
     if columns.start % v or columns.stop % v:
         raise run.error(operand, f"cuts a head of {v} columns")
@@ -93,6 +94,11 @@ def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
         raise run.error(operand, f"cuts groups of {group} heads that share keys")
     table = bool(operator.attributes.get("bias"))
     caches = operator.inputs[1:-1] if table else operator.inputs[1:]
+    kernel = run.task.kernel
+    stages = isinstance(kernel, PimAttention) and kernel.stage == "values"
+    if run.banks is not None and stages and not table and not operator.attributes.get("sinks"):
+        yield _in_banks(run, run.banks, operator, operand, (mine, shared)), COMPLETE, index
+        return
     covered = 0
     for q, c, query_positions, key_positions in semantics.sequences(operator):
         if q.stop <= rows.start or q.start >= rows.stop:
@@ -121,6 +127,34 @@ def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
         covered += q.stop - q.start
     if covered != rows.stop - rows.start:
         raise run.error(operand, "cuts a sequence")
+
+
+def _in_banks(
+    run: Run, banks: Banks, operator: Operator, operand: Operand, parts: tuple[slice, slice]
+) -> Any:
+    """Attention of all sequences by the command programs of a memory: some heads, and those of keys and
+    values that they share."""
+    rows, (heads, kv_heads) = run.index(operand)[0], parts
+    qk, v = operator["qk"], operator["v"]
+    if rows != slice(0, len(operator["context"])):
+        raise run.error(operand, "has not all of the sequences that are worked on together")
+    queries = run.part(operator.inputs[0], (rows, slice(heads.start * qk, heads.stop * qk)))
+    keys, values = (
+        [
+            semantics.dequantised(run.part(cache, (c, kv_heads, slice(0, run.tensor(cache).shape[2]))))
+            for _, c, _, _ in semantics.sequences(operator)
+        ]
+        for cache in operator.inputs[1:]
+    )
+    made = banks.attention(
+        (run.scores(), run.task),
+        semantics.dequantised(queries).reshape(len(operator["context"]), -1, qk),
+        keys,
+        values,
+        scale=operator.attributes["scale"],
+        window=operator.attributes.get("window"),
+    )
+    return made.reshape(-1, (heads.stop - heads.start) * v)
 
 
 def _combine(run: Run, operator: Operator, operand: Operand) -> Made:

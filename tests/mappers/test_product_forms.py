@@ -18,6 +18,8 @@ from neardata.arch.config_file import first_problem
 from neardata.arch.errors import InputError
 from neardata.arch.precision import Format
 from neardata.arch.system import System, parse_system
+from neardata.mappers import banks
+from neardata.mappers.bank_data import DataError
 from neardata.mappers.functional import ProgramError, reach_of, verify
 from neardata.mappers.lower import ChannelsFull, lower
 from neardata.mappers.mapping import Mapping
@@ -143,6 +145,42 @@ def test_a_model(moe: Model, device: str, beside: bool, products: Any) -> None:
         assert bool(sums) == (device != "attacc-hbm3")  # its buffer adds them
     slow = run(program, target, memoise=False, jump=False, fold=False)
     assert slow.schedule.end == report.schedule.end
+
+
+@pytest.mark.parametrize("stage", ["scores", "values"])
+@pytest.mark.parametrize("device", ["gddr6-aim", "hbm-pim"])
+def test_attention_is_computed_in_the_banks(
+    moe: Model, device: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command program for fewer sequences does not compute the model, nor does a kernel of another
+    size, nor values that wait for no scores."""
+    graph, target = llm(moe, batch=3, context=40, routing=Uniform(seed=3)), system(device)
+    program = lowered(graph, target, {})
+    values, reach = random_values(graph, 1), reach_of(target)
+    verify(program, graph, values, reach=reach, banks=target)
+
+    def shorter(kernel: Any, *given: Any) -> Any:
+        if getattr(kernel, "stage", "") == stage:
+            kernel = replace(kernel, context=kernel.context[1:])
+        return program_of(kernel, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(banks, "program_of", shorter)
+        with pytest.raises((DataError, ProgramError)):
+            verify(program, graph, values, reach=reach, banks=target)
+    found = next(t for t in program.tasks if getattr(t.kernel, "stage", "") == stage)
+    other = replace(found, kernel=replace(found.kernel, qk=found.kernel.qk + 1))  # type: ignore[type-var, union-attr]
+    wrong = replace(program, tasks=tuple(other if t is found else t for t in program.tasks))
+    with pytest.raises(ProgramError, match=rf"task '{found.name}': its kernel is"):
+        verify(wrong, graph, values, reach=reach, banks=target)
+    alone = replace(program, tasks=tuple(replace(t, kernel=other_stage(t.kernel)) for t in program.tasks))
+    with pytest.raises(ProgramError, match=r"waits for no scores of layer0\.attention"):
+        verify(alone, graph, values, reach=reach, banks=target)
+
+
+def other_stage(kernel: Any) -> Any:
+    """Values instead of scores."""
+    return replace(kernel, stage="values") if getattr(kernel, "stage", "") == "scores" else kernel
 
 
 @pytest.mark.parametrize("device", DEVICES)
