@@ -34,6 +34,7 @@ class ConfigFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._form = "JSON" if path.suffix == ".json" else "YAML"
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -50,10 +51,10 @@ class ConfigFile:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
-            raise InputError(f"not valid YAML: {error.problem}", file=path, line=line) from None
+            raise InputError(f"not valid {self._form}: {error.problem}", file=path, line=line) from None
         except (yaml.YAMLError, ValueError) as error:
             problem = str(getattr(error, "reason", error)).splitlines()[0]
-            raise InputError(f"not valid YAML: {problem}", file=path) from None
+            raise InputError(f"not valid {self._form}: {problem}", file=path) from None
 
     def _reject_duplicates(self, node: yaml.Node, above: dict[yaml.Node, str]) -> None:
         """``above``: the nodes around this one, each with the key inside it that led here."""
@@ -105,68 +106,121 @@ class ConfigFile:
         try:
             return model.model_validate(document)
         except ValidationError as error:
-            keys, message = first_problem(model, error)
-            raise self.error(message, *at, *keys_in(document, keys)) from None
+            keys, message = first_problem(model, error, document)
+            raise self.error(message, *at, *keys) from None
 
 
-def keys_in(document: Any, keys: Sequence[str | int]) -> list[str | int]:
-    """The key path without what pydantic adds to it: the names of union branches."""
-    kept = []
-    for i, key in enumerate(keys):
-        held = (isinstance(document, Mapping) and key in document) or (
-            isinstance(document, Sequence) and isinstance(key, int) and key < len(document)
-        )
-        if held:
-            document = document[key]
-        if held or i == len(keys) - 1:
-            kept.append(key)
-    return kept
+def _keys_in(document: Any, keys: Sequence[Any]) -> list[str | int]:
+    """The longest part of a pydantic key path that the document holds, in order.
+
+    Pydantic puts the names of union branches between the keys.
+    """
+    if not keys:
+        return []
+    skipped = _keys_in(document, keys[1:])
+    key = keys[0]
+    held = (isinstance(document, Mapping) and key in document) or (
+        isinstance(document, Sequence)
+        and not isinstance(document, str)
+        and isinstance(key, int)
+        and key < len(document)
+    )
+    taken = [key, *_keys_in(document[key], keys[1:])] if held else []
+    return max(skipped, taken, key=len)
 
 
-def first_problem(model: type[Any], error: ValidationError) -> tuple[list[str | int], str]:
+_ADDED = re.compile(r"function-|constrained-|literal\[|\[key\]$")
+
+
+def first_problem(
+    model: type[Any], error: ValidationError, document: Any = None
+) -> tuple[list[str | int], str]:
     """Key path and one-line message of the problem to mend first.
 
     Args:
         model: a pydantic model or a dataclass.
+        document: what was validated; its keys tell the path from what pydantic adds to it.
     """
     problems = error.errors(include_url=False)
     # an unknown key is often what is missing, misspelt
     unknown = ("extra_forbidden", "unexpected_keyword_argument")
     problem = next((p for p in problems if p["type"] in unknown), problems[0])
-    keys = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-    if keys and keys[-1] == "[key]":  # the key itself is at fault
-        keys.pop()
-    given = problem["input"]
+    full = problem["loc"]
+    keys = [part for part in full if not (isinstance(part, str) and _ADDED.match(part))]
+    wanted: list[str | int] = []  # a key that should be there
     match problem["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            allowed = _fields_at(model, keys[:-1])
-            return keys, f"unknown key{nearest(str(keys[-1]), allowed)}"
+            message = f"unknown key{nearest(str(keys[-1]), _fields_at(model, keys[:-1]))}"
         case "missing":
-            return keys, "missing"
+            wanted = keys[-1:]
+            others = [
+                str(p["loc"][-1])
+                for p in problems
+                if p["type"] == "missing" and p["loc"][:-1] == full[:-1] and p is not problem
+            ]
+            message = f"missing, and so are: {', '.join(others)}" if others else "missing"
         case "union_tag_not_found":
-            return [*keys, problem["ctx"]["discriminator"].strip("'")], "missing"
+            wanted = [problem["ctx"]["discriminator"].strip("'")]
+            keys.append(*wanted)
+            message = "missing"
         case "union_tag_invalid":
-            allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
-            tag = problem["ctx"]["tag"]
             keys.append(problem["ctx"]["discriminator"].strip("'"))
-            return keys, f"'{tag}' is not known{nearest(tag, allowed)}"
+            allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
+            message = f"'{problem['ctx']['tag']}' is not known{nearest(problem['ctx']['tag'], allowed)}"
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-            return keys, f"'{given}' is not known{nearest(str(given), allowed)}"
+            message = f"'{problem['input']}' is not known{nearest(str(problem['input']), allowed)}"
+        case _:
+            message = _what_is_wrong(problem)
+            # the other branches of a union that allows a word beside a number
+            words = [p["ctx"]["expected"] for p in problems if _beside(p, problem)]
+            if words and message.startswith("must be"):
+                message = message.replace(", got ", f" or {' or '.join(words)}, got ", 1)
+    if document is not None:
+        path = keys[:-1] if wanted else keys
+        keys = [*_keys_in(document, path), *wanted]
+    return keys, message
+
+
+def _beside(one: Any, other: Any) -> bool:
+    """Whether ``one`` says which words may stand where ``other`` complains."""
+    return bool(one["type"] == "literal_error" and one["loc"][:-1] == other["loc"][:-1])
+
+
+def _what_is_wrong(problem: Any) -> str:
+    """A value of the wrong type or out of range."""
+    given, bounds = problem["input"], problem.get("ctx", {})
+    match problem["type"]:
         case "model_type" | "dict_type" | "model_attributes_type" | "dataclass_type":
-            return keys, "must be a mapping of keys to values"
+            return "must be a mapping of keys to values"
         case "tuple_type" | "list_type":
-            return keys, f"must be a list, got {_shown(given)}"
+            what = "must be a list"
         case "int_type" | "int_parsing" | "int_from_float":
-            return keys, f"must be a whole number, got {_shown(given)}"
+            what = "must be a whole number"
         case "float_type" | "float_parsing":
-            return keys, f"must be a number, got {_shown(given)}"
-        case "too_short" if problem["ctx"]["min_length"] == 1:
-            return keys, "must not be empty"
+            what = "must be a number"
+        case "bool_type" | "bool_parsing":
+            what = "must be true or false"
+        case "string_type":
+            what = "must be text"
+        case "greater_than_equal":
+            what = f"must be at least {bounds['ge']:g}"
+        case "less_than_equal":
+            what = f"must be at most {bounds['le']:g}"
+        case "greater_than":
+            what = f"must be above {bounds['gt']:g}"
+        case "less_than":
+            what = f"must be below {bounds['lt']:g}"
+        case "finite_number":
+            what = "must be finite"
+        case "too_short" if bounds["min_length"] == 1:
+            return "must not be empty"
         case "value_error":
-            return keys, problem["msg"].removeprefix("Value error, ")
-    message = problem["msg"].replace("Input should be", "must be")
-    return keys, f"{message[0].lower()}{message[1:]}, got {_shown(given)}"
+            return str(problem["msg"]).removeprefix("Value error, ")
+        case _:
+            text = problem["msg"].replace("Input should be", "must be")
+            what = f"{text[0].lower()}{text[1:]}"
+    return f"{what}, got {_shown(given)}"
 
 
 def _shown(given: Any) -> str:

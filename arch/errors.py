@@ -29,10 +29,26 @@ class InputError(ValueError):
         super().__init__(f"{where}{key + ': ' if key else ''}{message}")
 
 
+MOST_NAMES = 24
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean a, b?`` for the closest known names, else all of them."""
+    """``; did you mean a, b?`` for the closest known names, else all of them.
+
+    Of dotted names the closest part counts.
+
+    >>> nearest("launch_us", ["memory.bytes", "efficiency.launch_ns.value"])
+    '; did you mean efficiency.launch_ns.value?'
+    """
     known = sorted(known)
     if not known:
         return "; there are none"
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(known)}"
+    if not close:
+        parts = {part: full for full in reversed(known) for part in full.split(".") if "." in full}
+        last = name.rsplit(".", 1)[-1]
+        close = [parts[part] for part in difflib.get_close_matches(last, parts, n=3, cutoff=0.6)]
+    if close:
+        return f"; did you mean {', '.join(dict.fromkeys(close))}?"
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"; known: {', '.join(known[:MOST_NAMES])}{more}"

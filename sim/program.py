@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from neardata.arch.config_file import ConfigFile, first_problem, keys_in
+from neardata.arch.config_file import ConfigFile, first_problem
 from neardata.arch.errors import InputError
 
 SCHEMA = 1
@@ -340,8 +340,8 @@ class Program:
         try:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:
-            keys, message = first_problem(Program, error)
-            raise InputError(message, key=".".join(map(str, keys_in(data, keys))) or None) from None
+            keys, message = first_problem(Program, error, data)
+            raise InputError(message, key=".".join(map(str, keys)) or None) from None
 
     def write(self, path: Path) -> None:
         """As YAML, or JSON by the suffix ``.json``."""
@@ -364,8 +364,8 @@ class Program:
         try:
             return _ADAPTER.validate_python(file.data)
         except ValidationError as error:
-            keys, message = first_problem(Program, error)
-            raise file.error(message, *keys_in(file.data, keys)) from None
+            keys, message = first_problem(Program, error, file.data)
+            raise file.error(message, *keys) from None
         except InputError as error:
             raise InputError(error.message, file=path, key=error.key) from None
 

@@ -293,16 +293,14 @@ def _choose(
         # the density is that of the counts in the file
         organisation["density_Mb"] = overrides.get("organisation.density_Mb")
     changed = [f"{k} = {v}" for k, v in overrides.items() if k.startswith(("energy.", "command_energy_pj."))]
-    data_kind = data["energy"] and data["energy"]["kind"]
     if changed and data["energy"]:
         data["energy"]["source"] += f". Changed: {', '.join(changed)}"
         data["energy"]["status"] = "assumed"
     try:
         return _Chosen(file, name, Preset.model_validate(data), overrides)
     except ValidationError as error:
-        keys, message = first_problem(Preset, error)
-        keys = [key for key in keys if key != "levels" and not (key == data_kind and keys[0] == "energy")]
-        raise InputError(message, key=".".join(map(str, keys))) from None
+        keys, message = first_problem(Preset, error, data)
+        raise InputError(message, key=".".join(str(key) for key in keys if key != "levels")) from None
 
 
 _ENERGY_NOTES = ("kind", "source", "status")

@@ -94,7 +94,7 @@ class PresetFolder(Generic[PresetT]):
         try:
             return TypeAdapter(model).validate_python(data)
         except ValidationError as error:
-            keys, message = first_problem(model, error)
+            keys, message = first_problem(model, error, data)
             raise InputError(message, key=".".join(map(str, keys))) from None
 
 

@@ -20,6 +20,7 @@ place: i-th in i-th; ordinary accesses and PIM commands exclude each other there
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -265,7 +266,7 @@ def parse_system(data: Any) -> System:
     try:
         return _resolve(SystemFile.model_validate(data), None)
     except ValidationError as error:
-        keys, message = first_problem(SystemFile, error)
+        keys, message = first_problem(SystemFile, error, data)
         raise InputError(message, key=".".join(map(str, keys)) or None) from None
 
 
@@ -284,17 +285,28 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
     def error(message: str, *keys: str) -> InputError:
         return file.error(message, *keys) if file else InputError(message, key=".".join(keys))
 
-    for name, unit in parsed.units.items():
+    def placed(
+        problem: InputError, keys: tuple[str, ...], names: str, overrides: Iterable[str]
+    ) -> InputError:
+        """The problem of a description, at the override or else at the name that led to it."""
+        if problem.file is not None:
+            return problem
+        if problem.key in overrides:
+            return error(problem.message, *keys, "overrides", str(problem.key))
+        return error(str(problem), *keys, names)
+
+    # devices first: a processor's memory may be one of them
+    for name, unit in sorted(parsed.units.items(), key=lambda item: item[1].kind != "pim"):
         keys = ("units", name)
         try:
-            if isinstance(unit, ProcessorUnit):
-                system.processor(name)
-            elif isinstance(unit, PimUnit):
+            if isinstance(unit, PimUnit):
                 system.device(name)
+            elif isinstance(unit, ProcessorUnit):
+                system.processor(name)
         except InputError as problem:
-            if problem.file is not None:
-                raise
-            raise error(str(problem), *keys, "processor" if unit.kind == "processor" else "device") from None
+            names = "device" if isinstance(unit, PimUnit) else "processor"
+            overrides = () if isinstance(unit, MemoryUnit) else unit.overrides
+            raise placed(problem, keys, names, overrides) from None
         if isinstance(unit, PimUnit) and unit.memory_of is not None:
             host = parsed.units.get(unit.memory_of)
             known = system.groups("processor")
@@ -312,7 +324,5 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         try:
             system.link(name)
         except InputError as problem:
-            if problem.file is not None:
-                raise
-            raise error(str(problem), "links", name, "link") from None
+            raise placed(problem, ("links", name), "link", use.overrides) from None
     return system

@@ -89,5 +89,5 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Contr
     try:
         return ControllerConfig.model_validate(data)
     except ValidationError as error:
-        keys, message = first_problem(ControllerConfig, error)
+        keys, message = first_problem(ControllerConfig, error, data)
         raise InputError(message, key=".".join(["controller", *map(str, keys)])) from None

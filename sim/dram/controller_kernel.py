@@ -257,9 +257,7 @@ def offer(r, bank, key, offers, pool, b, n_banks):
         row = bank[b, B_OPEN_ROW]
         if row == CLOSED:
             act = k
-        elif row >= 0 and active < 0 and (
-            r[C_ROW_HIT] == 0 or hit < 0 or pool[hit, AGE] > pool[other, AGE]
-        ):
+        elif row >= 0 and active < 0 and (r[C_ROW_HIT] == 0 or hit < 0 or pool[hit, AGE] > pool[other, AGE]):
             pre = k
     put(key, offers, RD, b, rd, n_banks)
     put(key, offers, WR, b, wr, n_banks)
@@ -338,12 +336,7 @@ def issue_column(
         bank[b, B_HIT + kind] = hit
         more = hit >= 0 and bank[b, B_ACTIVE] < 0 and bank[b, B_OTHER + kind] < 0
     issued = kind
-    if (
-        r[C_PAGE] == PAGE_CLOSED
-        and bank[b, B_HIT] < 0
-        and bank[b, B_HIT + WR] < 0
-        and bank[b, B_ACTIVE] < 0
-    ):
+    if r[C_PAGE] == PAGE_CLOSED and bank[b, B_HIT] < 0 and bank[b, B_HIT + WR] < 0 and bank[b, B_ACTIVE] < 0:
         issued = kind + 4
     command = after(issued, b, t, r, bank, ready, kinds, gap, last_issue, command_count, n_banks)
     record(r, log, t, command, b, row, pool[s, COLUMN], kind, pool[s, ARRIVE])
@@ -676,9 +669,7 @@ def issue_other(ch, command, unit, s, t, n_banks, log):
         record(r, log, t, command, unit, -1, -1, -1, -1)
     else:
         pool = ch.pool
-        record(
-            r, log, t, command, unit, pool[s, ROW], pool[s, COLUMN], pool[s, KIND], pool[s, ARRIVE]
-        )
+        record(r, log, t, command, unit, pool[s, ROW], pool[s, COLUMN], pool[s, KIND], pool[s, ARRIVE])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -130,9 +130,7 @@ def dual_bus_kernel(n_banks: int, half_clock: int) -> Callable[..., Any]:
                             base = max(now, r[R_COLUMN_FREE])
                             if half_clock:
                                 base |= 1
-                            best_key = least(
-                                ready, key, offers, COLUMN_COMMANDS, base, half_clock, n_banks
-                            )
+                            best_key = least(ready, key, offers, COLUMN_COMMANDS, base, half_clock, n_banks)
                             best_tick, best_kind = INF, -1
                             if best_key < INF:
                                 best_tick = base + (best_key >> WAIT_SHIFT)

@@ -38,7 +38,6 @@ class _Command:
     """Repetitions taken in one step."""
 
 
-
 def find_stretches(tables: k.Tables) -> list[tuple[int, int]]:
     """First operation of each stretch, and the operation after it."""
     if tables.config[k.K_LOG] or tables.config[k.K_ROWS]:

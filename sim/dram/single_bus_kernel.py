@@ -83,8 +83,11 @@ def single_bus_kernel(n_banks: int, split: int) -> Callable[..., Any]:
             elif not final:
                 status = MORE_REQUESTS
                 break
-            elif r[R_READS] == 0 and r[R_WRITES] == 0 and r[R_ACTIVE] == 0 and (
-                not split or r[R_ACT2_SLOT] < 0
+            elif (
+                r[R_READS] == 0
+                and r[R_WRITES] == 0
+                and r[R_ACTIVE] == 0
+                and (not split or r[R_ACT2_SLOT] < 0)
             ):
                 status = DRAINED
                 break

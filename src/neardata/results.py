@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import neardata
@@ -20,7 +24,7 @@ def record(point: Point, study: Study) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "versions": versions(),
-        "config_hash": fingerprint(study, study.systems[point.label], point.batch, neardata.__version__),
+        "config_hash": fingerprint(study, study.systems[point.label], point.batch, code_digest()),
         "seed": study.seed,
         "label": point.label,
         "system": point.system.name,
@@ -80,6 +84,23 @@ def parts(report: SystemReport) -> list[dict[str, Any]]:
         }
         for part in report.parts()
     ]
+
+
+@cache
+def code_digest() -> str:
+    """Of the package's code and data, so that a result of other code is not taken for this one's.
+
+    >>> code_digest() == code_digest()
+    True
+    """
+    digest = hashlib.sha256()
+    for room in ("neardata", *(f"neardata.{room}" for room in ("arch", "workloads", "sim", "mappers"))):
+        spec = find_spec(room)
+        assert spec is not None and spec.submodule_search_locations is not None
+        for file in sorted(Path(spec.submodule_search_locations[0]).rglob("*")):
+            if file.suffix in (".py", ".yaml", ".json"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -318,7 +318,11 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     what = f"{study.model}, batch {batch}, context {study.context:,}"
     if lack is None or any(base.units[group].count == "fit" for group in lack.groups):
         needed = graph.weight_bytes + graph.cache_bytes
-        message = f"{needed:,} bytes of weights and caches do not fit {MOST_DEVICES} units; fewer sequences, "
+        fitted = (
+            [group for group in lack.groups if base.units[group].count == "fit"] if lack else _fitted(base)
+        )
+        each = " and ".join(f"{MOST_DEVICES} {g} of {base.capacity_bytes(g):,} bytes" for g in fitted)
+        message = f"{needed:,} bytes of weights and caches do not fit {each}; fewer sequences, "
         raise InputError(f"{what}: {message}less context or narrower formats would", key=f"systems.{label}")
     enough = _enough(study, model, choice.mapping, base, lack.groups, graph, batch)
     names = " and ".join(lack.groups)
@@ -454,6 +458,12 @@ def _graph(study: Study, model: Model, batch: int, routing: Routing | None) -> G
         weights=study.weights, activations=study.activations, cache=study.cache, routing=routing,
         layers=study.layers,
     )  # fmt: skip
+
+
+def _fitted(system: System) -> list[str]:
+    """Groups of which there are as many as the data need; of two in one place, the memory."""
+    fit = [group for group, unit in system.units.items() if unit.count == "fit"]
+    return [group for group in fit if system.pim_of(group) not in fit]
 
 
 def fingerprint(study: Study, choice: SystemChoice, batch: int, version: str) -> str:

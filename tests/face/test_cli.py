@@ -264,7 +264,7 @@ BAD = {
         ["dram", "run", "--set", "energy.IDD0=x"],
         "energy.IDD0: must be a number, got 'x'",
     ),
-    "negative energy": (["show", "ddr4-2400r", "--set", "energy.IDD0=-1"], "energy.IDD0: must be greater"),
+    "negative energy": (["show", "ddr4-2400r", "--set", "energy.IDD0=-1"], "energy.IDD0: must be at least"),
     "energy of another kind": (
         ["dram", "run", "--set", "energy.background_mw=1"],
         "energy.background_mw: unknown energy value of ddr4-2400r; known: IDD0",

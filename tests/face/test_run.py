@@ -234,16 +234,16 @@ def fails(capsys, message, *arguments):
     [
         ("olmoe-1b-7b", "olmoe", "s.yaml:2: model: unknown model 'olmoe'; did you mean olmoe-1b-7b"),
         ("systems:", "systms:", "s.yaml:6: systms: unknown key; did you mean systems"),
-        ("[1, 8]", "[-1]", "s.yaml:4: batch.0: must be greater than or equal to 1, got -1"),
+        ("[1, 8]", "[-1]", "s.yaml:4: batch.0: must be at least 1, got -1"),
         ("[1, 8]", "[]", "s.yaml:4: batch: must not be empty"),
-        ("context: 512", "context: -1", "s.yaml:3: context: must be greater"),
+        ("context: 512", "context: -1", "s.yaml:3: context: must be at least"),
         ("layers: 2", "layers: 99", "s.yaml:5: layers: 99 are asked for; olmoe-1b-7b has 16"),
         ("layers: 2", "positions: 9", "s.yaml:5: positions: olmoe-1b-7b has no learned positions"),
         ("layers: 2", "weights: int5", "s.yaml:5: weights: unknown number format 'int5'; did you mean"),
         ("layers: 2", "baseline: H100", "s.yaml:5: baseline: is no system of the study; did you mean A100"),
         ("system: a100", "system: a1000", "s.yaml:7: systems.A100.system: unknown system 'a1000'"),
         ("{gpu: 1}", "{gpv: 1}", "s.yaml:7: systems.A100.units: the system has no 'gpv'; did you mean gpu"),
-        ("{gpu: 1}", "{gpu: 0}", "s.yaml:7: systems.A100.units.gpu: must be greater"),
+        ("{gpu: 1}", "{gpu: 0}", "s.yaml:7: systems.A100.units.gpu: must be at least"),
         ("on_pim: e", "onpim: e", "s.yaml:8: systems.AiM.mapping.onpim: unknown key; did you mean on_pim"),
         ("everything", "anything", "s.yaml:8: systems.AiM.mapping.on_pim: 'anything' is not"),
         ("pipeline: all", "pipeline: 3", "s.yaml:8: systems.AiM.mapping.pipeline: "),
@@ -303,7 +303,7 @@ def test_a_model_that_does_not_fit(capsys):
 
 def test_a_cache_that_no_number_of_units_holds(capsys):
     name = changed("context: 512", "context: 1000000000")
-    fails(capsys, "do not fit 64 units", "run", name, "-s", "AiM", "--out", "o")
+    fails(capsys, "do not fit 64 aim of 17,179,869,184 bytes", "run", name, "-s", "AiM", "--out", "o")
 
 
 def test_an_out_that_is_a_file(capsys):

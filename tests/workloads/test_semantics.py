@@ -14,8 +14,8 @@ from neardata.arch.precision import Format
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
+from neardata.workloads.quantised import Quantised, quantise
 from neardata.workloads.semantics import (
-    Quantised,
     activation,
     attend,
     evaluate,
@@ -25,7 +25,6 @@ from neardata.workloads.semantics import (
     ids_for,
     linear,
     merge,
-    quantise,
     random_values,
     route,
     rows_of_new_tokens,

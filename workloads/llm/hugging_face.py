@@ -626,7 +626,7 @@ def read_config(file: ConfigFile, data: dict[str, Any], name: str) -> Model:
             raise file.error(
                 error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
             ) from None
-        at, message = first_problem(config, error)
+        at, message = first_problem(config, error, sizes)
         raise file.error(message, *at) from None
     except _Contradiction as error:
         raise file.error(error.message, *error.keys) from None

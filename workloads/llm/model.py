@@ -260,6 +260,8 @@ def load_model(name_or_path: str | Path) -> Model:
     from neardata.workloads.llm.hugging_face import read_config
 
     text = str(name_or_path)
+    if Path(text).is_dir():
+        raise InputError("is a folder; a model is a name or the config.json in such a folder", file=text)
     if isinstance(name_or_path, str) and not text.endswith(".json") and "/" not in text and "\\" not in text:
         if text not in model_names():
             raise InputError(f"unknown model '{text}'{nearest(text, model_names())}")

@@ -17,6 +17,7 @@ def interruptible() -> Iterator[threading.Event]:
 
     def first(number: int, frame: FrameType | None) -> None:
         stop.set()
+        print("stopping when this step is done; Ctrl-C again stops at once", file=sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, first)

@@ -92,10 +92,10 @@ class ResultsFolder:
             draw(self.path, study.title, records)
 
     def _file(self, study: Study, label: str, batch: int) -> Path:
-        import neardata
+        from neardata.results import code_digest
         from neardata.study import fingerprint
 
-        hashed = fingerprint(study, study.systems[label], batch, neardata.__version__)
+        hashed = fingerprint(study, study.systems[label], batch, code_digest())
         return self.path / "points" / f"{hashed}.json"
 
     def _new(self, path: Path) -> Any:

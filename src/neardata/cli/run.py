@@ -140,7 +140,7 @@ def study_of(
     try:
         return Study.model_validate(data)
     except ValidationError as error:
-        keys, message = first_problem(Study, error)
+        keys, message = first_problem(Study, error, data)
         raise InputError(message, key="--" + ".".join(map(str, keys))) from None
 
 

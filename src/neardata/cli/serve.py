@@ -13,9 +13,6 @@ from neardata.cli.options import Json
 if TYPE_CHECKING:
     from neardata.serving_study import ServingStudy
 
-NARROWEST = 150
-"""Columns of text for the table."""
-
 
 def serve(
     what: Annotated[str, typer.Argument(metavar="STUDY", help="A serving study (.yaml).")],
@@ -71,7 +68,6 @@ def _print(study: ServingStudy, path: Path, done: list[tuple[str, dict[str, floa
     from neardata.serving_study import read_stream
 
     console = Console(highlight=False)
-    console.width = max(console.width, NARROWEST)
     requests = read_stream(study.requests, path.parent)
     span = max(requests[-1].arrival_ps - requests[0].arrival_ps, 1) * 1e-12
     console.print(f"[bold]{escape(study.title)}[/bold]")
@@ -83,19 +79,24 @@ def _print(study: ServingStudy, path: Path, done: list[tuple[str, dict[str, floa
     names = [("ttft", "first token"), ("tpot", "per token"), ("e2e", "end to end")]
     if any("shown_mean_ms" in figures for _, figures in done):
         names.insert(1, ("shown", "first shown"))
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("setup\np50 / p99", no_wrap=True)
+    times = Table(box=None, pad_edge=False, header_style="bold")
+    times.add_column("setup")
+    times.add_column("")
     for _, title in names:
-        table.add_column(title, justify="right", no_wrap=True)
+        times.add_column(title, justify="right", no_wrap=True)
+    load = Table(box=None, pad_edge=False, header_style="bold")
+    load.add_column("setup")
     for title in ("tokens/s", "batch", "busy", "preempted", "moved"):
-        table.add_column(title, justify="right", no_wrap=True)
+        load.add_column(title, justify="right", no_wrap=True)
     for label, figures in done:
-        times = [" / ".join(si_time(figures[f"{n}_{p}_ms"] * 1e6) for p in ("p50", "p99")) for n, _ in names]
-        table.add_row(
-            escape(label), *times, f"{figures['tokens_per_s']:,.0f}", f"{figures['mean_batch']:.1f}",
+        for percentile, name in (("p50", escape(label)), ("p99", "")):
+            row = (si_time(figures[f"{n}_{percentile}_ms"] * 1e6) for n, _ in names)
+            times.add_row(name, percentile, *row)
+        load.add_row(
+            escape(label), f"{figures['tokens_per_s']:,.0f}", f"{figures['mean_batch']:.1f}",
             f"{figures['busy']:.0%}", f"{figures['preemptions']:,}", f"{figures['moves']:,}",
         )  # fmt: skip
-    console.print(table)
+    console.print(times, "", load, sep="\n")
     baseline = study.baseline or done[0][0]
     base = dict(done)[baseline]
     if len(done) > 1:

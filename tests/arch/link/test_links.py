@@ -48,7 +48,7 @@ def test_only_what_was_measured_is_called_calibrated() -> None:
         ("pci-4", {}, "unknown link 'pci-4'; did you mean pcie-4"),
         ("pcie-4", {"latency.value": 1}, "latency.value: cannot be set on pcie-4; did you mean latency_ns"),
         ("pcie-4", {"sharing": "free"}, "sharing: 'free' is not known"),
-        ("pcie-4", {"payload_bytes": 0}, "payload_bytes: must be greater than 0"),
+        ("pcie-4", {"payload_bytes": 0}, "payload_bytes: must be above 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_told(name: str, overrides: dict[str, object], text: str) -> None:
