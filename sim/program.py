@@ -183,6 +183,92 @@ class PimAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class FlashMatMul:
+    """Vectors times a matrix that lies in flash pages: y[m,n] = x[m,k] w[n,k].
+
+    Pages are filled strip by strip, a strip being ``columns`` columns of w (the last one what is left),
+    and in a strip row by row, as many rows a page as fit. Dies multiply the first pages; the last
+    ``streamed`` ones are read and sent to the processor that the drive is attached to, which multiplies
+    them as they come.
+    """
+
+    m: int
+    n: int
+    k: int
+    columns: int
+    """Of w in a page."""
+    page_weights: int
+    """Weights that a page holds."""
+    streamed: int = 0
+    """Pages that the processor multiplies."""
+    weights: str = "int8"
+    activations: str = "int8"
+    slice_bytes: int = 0
+    """Streamed pages leave in slices of this size, and what dies need goes between; 0: in one piece."""
+    kind: Literal["flash_matmul"] = "flash_matmul"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.m * self.n * self.k
+
+    @property
+    def strips(self) -> tuple[tuple[int, int, int, int], ...]:
+        """First column, width, rows a page, and pages of each strip.
+
+        >>> FlashMatMul(1, 100, 600, 256, 16384).strips
+        ((0, 256, 64, 2), (256, 256, 64, 2), (512, 88, 186, 1))
+        """
+        found = []
+        for first in range(0, self.k, self.columns):
+            width = min(self.columns, self.k - first)
+            rows = max(self.page_weights // width, 1)
+            found.append((first, width, rows, -(-self.n // rows)))
+        return tuple(found)
+
+    @property
+    def pages(self) -> int:
+        """Pages that the matrix takes."""
+        return sum(pages for *_, pages in self.strips)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashIo:
+    """Bytes read from flash pages, or written: page after page over channels, then dies, then planes."""
+
+    operation: Literal["read", "write"]
+    bytes: int
+    channels: int = 0
+    """That they lie on, the first ones of the drive; 0: all."""
+    dies: int = 0
+    """Of each channel, likewise."""
+    slice_bytes: int = 0
+    """Of reads, as of `FlashMatMul`."""
+    kind: Literal["flash_io"] = "flash_io"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+FlashPart = Annotated[FlashMatMul | FlashIo, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, slots=True)
+class FlashTogether:
+    """Kernels that start on one drive at the same time and contend for its dies and channels."""
+
+    parts: tuple[FlashPart, ...]
+    kind: Literal["flash_together"] = "flash_together"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all."""
+        return sum(part.macs for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """Bytes from one unit to another over a link."""
 
@@ -233,6 +319,9 @@ Kernel = Annotated[
     | Elementwise
     | PimMatMul
     | PimAttention
+    | FlashMatMul
+    | FlashIo
+    | FlashTogether
     | Transfer
     | Collective
     | Pause,
@@ -387,8 +476,8 @@ def _plain(value: Any) -> Any:
 
 
 _TYPES: tuple[Any, ...] = (
-    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Pause,
-    Operand, Task, Program,
+    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, FlashMatMul, FlashIo,
+    FlashTogether, Transfer, Collective, Pause, Operand, Task, Program,
 )  # fmt: skip
 for _type in _TYPES:
     _type.__pydantic_config__ = _STRICT

@@ -1,5 +1,6 @@
 """Solid-state drives: what they are."""
 
+from neardata.arch.storage.compute import DieCompute, balanced_columns, page_weights, share_of_dies
 from neardata.arch.storage.flash import Bus, Ecc, Flash
 from neardata.arch.storage.loader import load_ssd, ssd_names
 from neardata.arch.storage.ssd import Cache, Compat, Controller, Energy, Gc, HostLink, Mapping, Ssd
@@ -9,6 +10,7 @@ __all__ = [
     "Cache",
     "Compat",
     "Controller",
+    "DieCompute",
     "Ecc",
     "Energy",
     "Flash",
@@ -16,6 +18,9 @@ __all__ = [
     "HostLink",
     "Mapping",
     "Ssd",
+    "balanced_columns",
     "load_ssd",
+    "page_weights",
+    "share_of_dies",
     "ssd_names",
 ]

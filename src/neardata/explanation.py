@@ -10,6 +10,9 @@ from neardata.sim.program import (
     Attention,
     Collective,
     Elementwise,
+    FlashIo,
+    FlashMatMul,
+    FlashTogether,
     GroupedMatMul,
     Kernel,
     MatMul,
@@ -63,6 +66,8 @@ def explain(program: Program, system: System, *, operator: str | None = None) ->
 def _described(system: System, group: str, unit: Any) -> str:
     if isinstance(unit, PimUnit):
         return f"{unit.device}, {unit.channels} channels, {system.capacity_bytes(group) / 1e9:,.1f} GB"
+    if unit.kind == "storage":
+        return f"{unit.device}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     if unit.kind == "processor":
         return f"{unit.processor}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     return f"memory, {system.capacity_bytes(group) / 1e9:,.1f} GB"
@@ -145,6 +150,21 @@ def nest(task: Task) -> list[str]:
                 f"for c in context[s] (up to {max(kernel.context)})",
                 f"{kernel.stage}: keys {kernel.qk}, values {kernel.v} wide, in the banks",
             ]
+        case FlashMatMul():
+            sliced = f", in slices of {kernel.slice_bytes:,} bytes" if kernel.slice_bytes else ""
+            loops = [
+                f"for m in {kernel.m} vectors",
+                f"for k in {kernel.k} by {min(kernel.columns, kernel.k)}: {len(kernel.strips)} strips",
+                f"for n in {kernel.n} by {kernel.strips[0][2]}: {kernel.pages:,} pages in all",
+                f"y[m,n] += x[m,k] ({kernel.activations}) * w[n,k] ({kernel.weights}) in the die,"
+                f" but of {kernel.streamed:,} pages in the processor{sliced}",
+            ]
+        case FlashIo():
+            where_to = f"{kernel.channels or 'all'} channels, {kernel.dies or 'all'} dies of each"
+            loops = [f"{kernel.operation} {kernel.bytes:,} bytes in pages over {where_to}"]
+        case FlashTogether():
+            parts = [nest(Task(task.name, task.unit, part)) for part in kernel.parts]
+            return [f"beside the others: {' / '.join(lines)}" for lines in parts] + where
         case Transfer():
             return [f"{kernel.bytes:,} bytes from {kernel.source} to {kernel.target}"]
         case Collective():
