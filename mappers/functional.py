@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from neardata.arch.precision import INTEGERS
 from neardata.arch.system import System
-from neardata.sim.program import Collective, Operand, Program, Slices, Task, Transfer
+from neardata.mappers.flash_data import in_pages
+from neardata.sim.program import Collective, FlashMatMul, Operand, Program, Slices, Task, Transfer
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
 from neardata.workloads.semantics import Quantised, Value, Values
@@ -92,8 +93,14 @@ def execute(
 
 
 def reach_of(system: System) -> dict[str, tuple[str, ...]]:
-    """Places where the units of a system keep their data, for `execute`."""
-    return {name: (instance.place,) for name, instance in system.instances.items()}
+    """Places where the units of a system keep their data, for `execute`; drives reach the place of the
+    processor that they are attached to, too."""
+    places = {name: instance.place for name, instance in system.instances.items()}
+    partners = {name: system.attached(name) for name in places}
+    return {
+        name: (place,) if (partner := partners[name]) is None else (place, places[partner])
+        for name, place in places.items()
+    }
 
 
 def verify(
@@ -515,6 +522,9 @@ def _linear(run: _Run, operator: Operator, operand: Operand) -> Made:
     rows, columns = index = run.index(operand)
     x, w = operator.inputs[:2]
     marks = marks_of_k(operator["k"], bias=len(operator.inputs) > 2)
+    if isinstance(run.task.kernel, FlashMatMul):
+        yield in_pages(run, operator, operand, marks)
+        return
     value: Any = 0
     mark = NOTHING
     for k in _ranges(run, w, columns):
@@ -532,6 +542,9 @@ def _expert_linear(run: _Run, operator: Operator, operand: Operand) -> Made:
     rows, columns = run.index(operand)
     x, w = operator.inputs[:2]
     marks = marks_of_k(operator["k"])
+    if isinstance(run.task.kernel, FlashMatMul):
+        yield in_pages(run, operator, operand, marks)
+        return
     first = 0
     for expert, count in enumerate(operator["tokens"]):
         mine = slice(max(first, rows.start), min(first + count, rows.stop))

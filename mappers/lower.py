@@ -14,12 +14,23 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
+from neardata.mappers.flash import FlashPlacer
 from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
 from neardata.mappers.layout import placed_bytes
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
-from neardata.sim.program import Collective, Elementwise, Kernel, Operand, Program, Task, Transfer
+from neardata.sim.program import (
+    Collective,
+    Elementwise,
+    GroupedMatMul,
+    Kernel,
+    MatMul,
+    Operand,
+    Program,
+    Task,
+    Transfer,
+)
 from neardata.workloads.graph import Graph, Operator
 
 Cost = Callable[[str, Kernel], int]
@@ -35,6 +46,8 @@ class Slot:
 
     processor: str
     pim: str | None
+    storage: str | None = None
+    """A drive that multiplies, attached to the processor."""
 
 
 def lower(
@@ -78,6 +91,8 @@ class _Lowering:
         self.processor = processor_group(system, mapping)
         self.pim = pim_group(system, mapping)
         self.device = None if self.pim is None else system.device(self.pim)
+        self.storage = storage_group(system, mapping)
+        self.flash = None if self.storage is None else FlashPlacer(system, self.storage, mapping.flash, cost)
         if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
@@ -101,7 +116,10 @@ class _Lowering:
                     key="mapping.pim",
                 )
             memories = list(names)
-        slots = [Slot(p, m) for p, m in zip(processors, memories, strict=True)]
+        drives: list[str | None] = [None] * len(processors)
+        if self.storage is not None:
+            drives = list(self.system.names(self.storage))
+        slots = [Slot(*units) for units in zip(processors, memories, drives, strict=True)]
         n = len(slots) if self.mapping.pipeline == "all" else self.mapping.pipeline
         if len(slots) % n:
             raise InputError(f"{len(slots)} units do not make {n} equal stages", key="mapping.pipeline")
@@ -402,9 +420,10 @@ class _Pass:
         return held[place]
 
     def _inputs(
-        self, group: Sequence[Operator], i: int, place: str
+        self, group: Sequence[Operator], i: int, place: str, *, matrices: str | None = None
     ) -> tuple[tuple[str, ...], tuple[Operand, ...]]:
-        """Tasks to wait for, and operands, of operators in one kernel."""
+        """Tasks to wait for, and operands, of operators in one kernel; ``matrices``: where these lie, if not
+        in the place of the rest."""
         made: set[str] = set()
         after: list[str] = []
         reads: dict[tuple[str, Shard], Operand] = {}
@@ -417,7 +436,8 @@ class _Pass:
                 if shard is None or shard.empty:
                     continue
                 if self.graph.producer(name) is None:
-                    reads[name, shard] = self._place(name, place, shard)
+                    matrix = matrices is not None and name == operator.inputs[1]
+                    reads[name, shard] = self._place(name, matrices if matrix else place, shard)  # type: ignore[arg-type]
                     self.reads_tokens |= self.graph.tensors[name].role == "index"
                 else:
                     after += self._bring(name, i, place, shard)
@@ -448,10 +468,19 @@ class _Pass:
         rules = [self.sharding.rules[operator.name] for operator in group]
         kernel = processor_kernel(self.graph, group, rules, i)
         if kernel is None:  # none of the tokens, or of the heads, are this slot's
-            place = self.low.place_of(slot.processor)
+            place = self.low.place_of(slot.storage or slot.processor)
             for operator, rule in zip(group, rules, strict=True):
                 self._keep_weights(operator, rule, i, place)
-                self._leave_out(operator, i, place)
+                self._leave_out(operator, i, self.low.place_of(slot.processor))
+            return
+        flash = self.low.flash
+        if flash is not None and isinstance(kernel, MatMul | GroupedMatMul) and flash.runs(kernel):
+            # matrices of experts that are side by side are not in the pages of one
+            parts = [group] if isinstance(kernel, MatMul) else [[operator] for operator in group]
+            for part in parts:
+                own = processor_kernel(self.graph, part, [self.sharding.rules[o.name] for o in part], i)
+                assert isinstance(own, MatMul | GroupedMatMul)
+                self._on_flash(part, i, slot, suffix, own)
             return
         there = [
             self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
@@ -462,6 +491,30 @@ class _Pass:
                 self._run([operator], i, slot.pim, slot.processor, suffix, kernels)
         else:
             self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
+
+    def _on_flash(
+        self, group: list[Operator], i: int, slot: Slot, suffix: str, kernel: MatMul | GroupedMatMul
+    ) -> None:
+        """Products of matrices in flash, divided between its dies and the processor; a task per expert."""
+        assert slot.storage is not None and self.low.flash is not None
+        here, there = self.low.place_of(slot.processor), self.low.place_of(slot.storage)
+        after, reads = self._inputs(group, i, here, matrices=there)
+        matrices = {name for operator in group for name in operator.inputs[1:2]}
+        for (name, place, shard), operand in self.low.placed.items():
+            if name in matrices and place == there:
+                room = self.low.flash.whole_pages(operand.bytes)
+                self.low.placed[name, place, shard] = replace(operand, bytes=room)
+        kernels = self.low.flash.kernels(kernel)
+        base = f"{self.name}{group[-1].name}{suffix}"
+        names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
+        writes = self._outputs(group, i, here, names)
+        parts = [(reads, writes)]
+        if isinstance(kernel, GroupedMatMul):
+            parts = self._by_expert(group[0], reads, writes)
+        operators = tuple(self.prefix + operator.name for operator in group)
+        for name, one, (mine, made) in zip(names, kernels, parts, strict=True):
+            self._add(Task(name, slot.storage, one, after, operators, mine, made))
+        self.ends += names
 
     def _leave_out(self, operator: Operator, i: int, place: str) -> None:
         """A slot that has no part of an operator."""

@@ -8,9 +8,23 @@ from pydantic import Field
 
 from neardata.arch.config_file import StrictModel
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.system import System
+from neardata.arch.system import StorageUnit, System
 
 OnPim = Literal["nothing", "fastest", "attention", "everything"]
+
+
+class FlashMapping(StrictModel):
+    """How products are divided over the dies of a drive and the processor that it is attached to."""
+
+    tile: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Rows and columns of a matrix that all dies take at a time: columns are divided over the channels, rows
+    over the dies of a channel. None: where channels carry least, with whole pages."""
+    split: Literal["fastest", "formula", "dies", "processor"] = "fastest"
+    """Of the pages, how many the processor multiplies: ``formula``: by the rates (arXiv 2409.15654 Sec. V);
+    ``fastest``: near that, what takes the least time, whole rounds of the dies counted; ``dies``: none;
+    ``processor``: all."""
+    slice_bytes: Annotated[int, Field(ge=0)] = 512
+    """Of pages on their way to the processor, with vectors and sums of the dies between; 0: whole pages."""
 
 
 class Mapping(StrictModel):
@@ -30,6 +44,10 @@ class Mapping(StrictModel):
     ``everything``: all that the memory can do; ``fastest``: each where it takes less time, transfers
     counted; of a memory that stands beside the processor only attention, since weights lie in one place
     whatever the batch."""
+    storage: str | None = None
+    """Group of drives that hold the matrices and multiply in their dies; default: the one attached to the
+    processor, if there is one."""
+    flash: FlashMapping = FlashMapping()
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Stages; ``all``: each slot is one."""
     experts: Literal["split", "spread"] = "split"
@@ -58,6 +76,26 @@ def processor_group(system: System, mapping: Mapping) -> str:
         some = ", ".join(known) or "none"
         raise InputError(f"the system has {some}: say which processor group", key="mapping.processor")
     return known[0]
+
+
+def storage_group(system: System, mapping: Mapping) -> str | None:
+    """The group of drives that multiply, if the system has any.
+
+    Raises:
+        InputError: the mapping names none of those attached to the processors.
+    """
+    processor = processor_group(system, mapping)
+    units = ((name, system.units[name]) for name in system.groups("storage"))
+    known = [n for n, unit in units if isinstance(unit, StorageUnit) and unit.attached_to == processor]
+    if mapping.storage is not None:
+        if mapping.storage not in known:
+            near = nearest(mapping.storage, known)
+            problem = f"'{mapping.storage}' is no group of drives attached to '{processor}'{near}"
+            raise InputError(problem, key="mapping.storage")
+        return mapping.storage
+    if len(known) > 1:
+        raise InputError(f"'{processor}' has {', '.join(known)}: say which", key="mapping.storage")
+    return known[0] if known else None
 
 
 def pim_group(system: System, mapping: Mapping) -> str | None:

@@ -1,9 +1,10 @@
 """Solid-state drives: what they are."""
 
-from neardata.arch.storage.compute import DieCompute, balanced_columns, page_weights, share_of_dies
+from neardata.arch.storage.compute import DieCompute
 from neardata.arch.storage.flash import Bus, Ecc, Flash
 from neardata.arch.storage.loader import load_ssd, ssd_names
 from neardata.arch.storage.ssd import Cache, Compat, Controller, Energy, Gc, HostLink, Mapping, Ssd
+from neardata.arch.storage.tiles import balanced_columns, page_weights, share_of_dies
 
 __all__ = [
     "Bus",

@@ -224,7 +224,7 @@ class StorageEngine:
         return ceil(float((arrivals[order] + left).max())), {"processor compute": pj}
 
     def _bound_ps(self, parts: Sequence[FlashMatMul | FlashIo]) -> int:
-        """Least time: all dies multiply as fast as their arrays read while pages stream at the channels' peak."""
+        """Least time: dies multiply as fast as arrays read while pages stream at the channels' peak."""
         flash, bus = self.ssd.flash, self.ssd.bus
         channels_b_per_ns = flash.channels * bus.gb_per_s
         dies_b_per_ns = flash.dies * flash.page_bytes / min(flash.read_ns)

@@ -72,7 +72,7 @@ def test_long_products_come_near_the_aggregate_rate(size: str, rate: float) -> N
     n = 8192 * {"s": 1, "m": 2, "l": 4}[size]
     kernel = product(n, 8192, columns, slice_bytes=512)
     streams = round(
-        kernel.pages * 0.85 * (1 - share_of_dies(flash, drive(size).bus, columns, "int8", "int8"))
+        kernel.pages * 0.85 * (1 - share_of_dies(drive(size), columns, "int8", "int8"))
     )
     outcome = engine(size).run(replace(kernel, streamed=streams))
     reached = n * 8192 / outcome.time_ps * 1000
@@ -107,7 +107,8 @@ def test_pages_hold_a_matrix_once(n: int, k: int, columns: int, share: float, we
 
 @given(
     n=st.integers(1, 3000), k=st.integers(1, 3000), share=st.floats(0, 1),
-    sliced=st.sampled_from([0, 512, 2048]), channels=st.sampled_from([1, 3, 8]), together=st.booleans(), independent=st.booleans(),
+    sliced=st.sampled_from([0, 512, 2048]), channels=st.sampled_from([1, 3, 8]), together=st.booleans(),
+    independent=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_folded_channels_take_the_time_of_all(
