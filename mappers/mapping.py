@@ -21,8 +21,8 @@ class FlashMapping(StrictModel):
     over the dies of a channel. None: where channels carry least, with whole pages."""
     split: Literal["fastest", "formula", "dies", "processor"] = "fastest"
     """Of the pages, how many the processor multiplies: ``formula``: by the rates (arXiv 2409.15654 Sec. V);
-    ``fastest``: near that, what takes the least time, whole rounds of the dies counted; ``dies``: none;
-    ``processor``: all."""
+    ``fastest``: from there on, in whole rounds of the dies, as long as it takes less time; ``dies``: none;
+    ``processor``: all, as of weights that the dies do not multiply."""
     slice_bytes: Annotated[int, Field(ge=0)] = 512
     """Of pages on their way to the processor, with vectors and sums of the dies between; 0: whole pages."""
 

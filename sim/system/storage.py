@@ -96,7 +96,7 @@ class StorageEngine:
         return run
 
     def _transactions(self, job: Job) -> tuple[FlashRun, bool]:
-        """Run them; whether a vector that dies share came after the page of one of them was in its register."""
+        """Run them; whether a vector that dies share came after the page of one was in its register."""
         tx, n, flash = job.tx, len(job.tx), self.ssd.flash
         done, started = np.zeros(n, np.int64), np.zeros(n)
         uses = []

@@ -69,17 +69,18 @@ def flash_decode(
     context: int,
     precisions: Mapping[str, Mapping[str, Any]],
     ablated: str,
+    ablated_models: Sequence[str],
     ablations: Mapping[str, Any],
     shapes: Mapping[str, Any],
     ungrouped: str,
 ) -> Figures:
     """Decoding of one sequence with weights in flash.
 
-    ``precision/system/model``: tokens/s; ``gain_percent/precision/system``: of a precision over the first, mean
-    over the models; ``gb/system/model``: over the channels for a token, in the first precision. Of the system
-    ``ablated``: ``gain/ablation/model``: its tokens/s over those of the ablation, ``.../least`` and ``.../most``
-    of all models, and ``channel_percent/ablation``: mean use of the channels there; ``shape_percent/name``: how
-    much slower a tile is than the system's own.
+    ``precision/system/model``: tokens/s; ``gain_percent/precision/system``: of a precision over the first,
+    mean over the models; ``gb/system/model``: over the channels for a token, in the first precision. Of the
+    system ``ablated``: ``gain/ablation/model``: its tokens/s over those of the ablation, ``.../least`` and
+    ``.../most`` of ``ablated_models``, and ``channel_percent/ablation``: mean use of the channels there;
+    ``shape_percent/name``: how much slower a tile is than the system's own.
 
     Args:
         precisions: ``weights``, ``activations`` and ``cache`` by name.
@@ -101,7 +102,7 @@ def flash_decode(
                 figures[f"gain_percent/{precision}/{name}"] = 100 * (sum(faster) / len(faster) - 1)
     for ablation, choice in ablations.items():
         machine, gains, use = Machine.of(choice), [], []
-        for model in models:
+        for model in ablated_models:
             report = machine.decode(load_model(model), context, precisions[first])
             gains.append(figures[f"{first}/{ablated}/{model}"] / report.tokens_per_s)
             use.append(100 * machine.channel_use(report))
@@ -113,7 +114,7 @@ def flash_decode(
         slower = [
             figures[f"{first}/{ablated}/{m}"]
             / machine.decode(load_model(m), context, precisions[first]).tokens_per_s
-            for m in models
+            for m in ablated_models
         ]
         figures[f"shape_percent/{shape}"] = 100 * (sum(slower) / len(slower) - 1)
     return figures

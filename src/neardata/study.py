@@ -35,7 +35,7 @@ from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
 from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, System, load_system
 from neardata.mappers.lower import lower, stage_bytes
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
 from neardata.sim.program import Program
 from neardata.sim.system.engine import Costs, run
 from neardata.sim.system.report import SystemReport, summed
@@ -176,6 +176,7 @@ def load_study(path: str | Path) -> Study:
                     )
             processor_group(system, choice.mapping)
             pim_group(system, choice.mapping)
+            storage_group(system, choice.mapping)
         except InputError as error:
             if error.key in choice.set:
                 raise file.error(error.message, "systems", label, "set", error.key) from None
@@ -364,7 +365,11 @@ def _enough(
 
 def _with_partners(system: System, mapping: Mapping) -> System:
     """Processors and the memories of their slots in equal numbers, where one number is given."""
-    groups = (processor_group(system, mapping), pim_group(system, mapping))
+    groups = (
+        processor_group(system, mapping),
+        pim_group(system, mapping),
+        storage_group(system, mapping),
+    )
     counts = {group: system.units[group].count for group in groups if group is not None}
     given = {count for count in counts.values() if count != "fit"}
     if len(given) != 1:
