@@ -100,23 +100,20 @@ def flash_decode(
             if precision != first:
                 faster = [figures[f"{precision}/{name}/{m}"] / figures[f"{first}/{name}/{m}"] for m in models]
                 figures[f"gain_percent/{precision}/{name}"] = 100 * (sum(faster) / len(faster) - 1)
+    one, own = precisions[first], {m: figures[f"{first}/{ablated}/{m}"] for m in ablated_models}
     for ablation, choice in ablations.items():
-        machine, gains, use = Machine.of(choice), [], []
-        for model in ablated_models:
-            report = machine.decode(load_model(model), context, precisions[first])
-            gains.append(figures[f"{first}/{ablated}/{model}"] / report.tokens_per_s)
-            use.append(100 * machine.channel_use(report))
-            figures[f"gain/{ablation}/{model}"] = gains[-1]
-        figures |= {f"gain/{ablation}/least": min(gains), f"gain/{ablation}/most": max(gains)}
-        figures[f"channel_percent/{ablation}"] = sum(use) / len(use)
+        machine = Machine.of(choice)
+        reports = {m: machine.decode(load_model(m), context, one) for m in ablated_models}
+        gains = {m: own[m] / report.tokens_per_s for m, report in reports.items()}
+        figures |= {f"gain/{ablation}/{m}": gain for m, gain in gains.items()}
+        figures |= {f"gain/{ablation}/least": min(gains.values())}
+        figures |= {f"gain/{ablation}/most": max(gains.values())}
+        use = [machine.channel_use(report) for report in reports.values()]
+        figures[f"channel_percent/{ablation}"] = 100 * sum(use) / len(use)
     for shape, choice in shapes.items():
         machine = Machine.of(choice)
-        slower = [
-            figures[f"{first}/{ablated}/{m}"]
-            / machine.decode(load_model(m), context, precisions[first]).tokens_per_s
-            for m in ablated_models
-        ]
-        figures[f"shape_percent/{shape}"] = 100 * (sum(slower) / len(slower) - 1)
+        rates = [own[m] / machine.decode(load_model(m), context, one).tokens_per_s for m in ablated_models]
+        figures[f"shape_percent/{shape}"] = 100 * (sum(rates) / len(rates) - 1)
     return figures
 
 

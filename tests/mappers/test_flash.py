@@ -192,9 +192,7 @@ def test_drives_that_are_not_the_processor_s_are_refused() -> None:
         lower(one_product(1, 4, 4), system, Mapping())
     data = system.to_dict()
     data["units"]["flash"] |= {"device": "instinfer-csd", "overrides": {}}
-    with pytest.raises(
-        InputError, match=r"flash.split: the dies of 'instinfer-csd' do not multiply int8"
-    ):
+    with pytest.raises(InputError, match=r"flash.split: the dies of 'instinfer-csd' do not multiply int8"):
         lower(one_product(1, 4, 4), parse_system(data), Mapping(flash=FlashMapping(split="dies")))
     program = lower(one_product(1, 4, 4), parse_system(data), Mapping())
     assert program.tasks[0].kernel.streamed == 1  # type: ignore[union-attr]
@@ -211,7 +209,7 @@ def test_several_drives_share_a_model(tmp_path: Path, config: dict[str, Any], pi
     data = small().to_dict()
     for unit in data["units"].values():
         unit["count"] = 2
-    data["links"]["net"] = {"link": "cxl-3", "between": ["npu"]}
+    data["links"] = {"net": {"link": "cxl-3", "between": ["npu"]}}
     system = parse_system(data)
     costs = Costs(system)
     mapping = Mapping(pipeline=pipeline)
