@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from neardata.arch.errors import InputError
 from neardata.arch.precision import Format
 from neardata.arch.processor import Processor
-from neardata.arch.storage import Ssd
+from neardata.arch.storage import Ssd, multiplying_gb_per_s
 from neardata.sim.processor import matmul
 from neardata.sim.program import FlashIo, FlashMatMul, FlashTogether, Kernel
 from neardata.sim.storage.statistics import FlashUse
@@ -224,7 +224,6 @@ class StorageEngine:
         """Least time: dies multiply as fast as arrays read while pages stream at the channels' peak."""
         flash, bus = self.ssd.flash, self.ssd.bus
         channels_b_per_ns = flash.channels * bus.gb_per_s
-        dies_b_per_ns = flash.dies * flash.page_bytes / min(flash.read_ns)
         array_b_per_ns = flash.planes * flash.page_bytes / min(flash.read_ns)
         program_b_per_ns = flash.planes * flash.page_bytes / min(flash.program_ns)
         ns = 0.0
@@ -235,8 +234,7 @@ class StorageEngine:
                 ns = max(ns, part.bytes / rate)
             else:
                 size = Format.parse(part.weights).bytes_of(part.n * part.k, part.k)
-                rate = dies_b_per_ns if self.ssd.compute is not None else 0.0
-                ns = max(ns, size / (rate + channels_b_per_ns))
+                ns = max(ns, size / multiplying_gb_per_s(self.ssd))
         return round(ns * PS_PER_NS)
 
     def _rounds_ps(self, tx: Transactions) -> int:
