@@ -234,7 +234,9 @@ class StorageEngine:
                 ns = max(ns, part.bytes / rate)
             else:
                 size = Format.parse(part.weights).bytes_of(part.n * part.k, part.k)
-                ns = max(ns, size / multiplying_gb_per_s(self.ssd))
+                core = self.ssd.compute
+                can = core is not None and Format.parse(part.weights).dtype in core.gops
+                ns = max(ns, size / (multiplying_gb_per_s(self.ssd) if can else channels_b_per_ns))
         return round(ns * PS_PER_NS)
 
     def _rounds_ps(self, tx: Transactions) -> int:
