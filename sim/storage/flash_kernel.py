@@ -15,7 +15,7 @@ from numba import njit
 from neardata.sim.storage.fields import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def push(h, g, time, code):
     """Add an event to the heap."""
     i = g[HEAP]
@@ -31,7 +31,7 @@ def push(h, g, time, code):
     h[i, 1] = code
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def pop(h, g):
     """Remove the first event and return its code."""
     first = h[0, 1]
@@ -58,7 +58,7 @@ def pop(h, g):
     return first
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def transfer(p, size):
     """Ticks of ``size`` bytes on the bus."""
     if p[TWO_BYTES] >= 0:
@@ -67,7 +67,7 @@ def transfer(p, size):
     return (size + p[WIDTH] - 1) // p[WIDTH] * p[PER_TRANSFER]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def submit(x, u, c, g, i, now):
     """Queue a transaction at its unit."""
     unit = x[i, UNIT]
@@ -89,7 +89,7 @@ def submit(x, u, c, g, i, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _take(x, u, p, unit, first, second, taken):
     """Take what one command can hold from the queues ``first`` and ``second``; its first transaction or NONE."""
     head = u[unit, HEADS + first]
@@ -130,7 +130,7 @@ def _take(x, u, p, unit, first, second, taken):
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
     """Put a command for ``unit`` on the idle bus. ``kinds``: 1 reads, 2 programs and erases, 3 both."""
     ch = u[unit, CHANNEL]
@@ -248,7 +248,7 @@ def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _lost(c, u, ch, unit, now, cause):
     """Charge the idle bus time before a transfer to what it waited for."""
     gap = now - c[ch, IDLE_SINCE]
@@ -264,7 +264,7 @@ def _lost(c, u, ch, unit, now, cause):
         c[ch, cause] += gap
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _send(x, u, c, p, g, h, ch, now):
     """Start the first waiting data on the idle bus."""
     for rank in range(RANKS):
@@ -293,7 +293,7 @@ def _send(x, u, c, p, g, h, ch, now):
     return False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def arbitrate(x, u, c, p, t, g, h, ch, now, taken):
     """Give an idle bus to what comes first: copyback, reads' commands, data, other commands."""
     if c[ch, BUS] != BUS_IDLE:
@@ -337,7 +337,7 @@ def arbitrate(x, u, c, p, t, g, h, ch, now, taken):
             local = after
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _finish(x, u, c, g, done, i, now):
     ch = u[x[i, UNIT], CHANNEL]
     x[i, DONE] = now
@@ -357,7 +357,7 @@ def _finish(x, u, c, g, done, i, now):
     g[FINISHED] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _to_register(x, u, c, p, g, h, done, unit, now):
     """The page, or pages, of an ended read are in the register: compute, then leave."""
     group = u[unit, GROUP]
@@ -378,7 +378,7 @@ def _to_register(x, u, c, p, g, h, done, unit, now):
     _leave(x, u, c, g, done, unit, now)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _leave(x, u, c, g, done, unit, now):
     ch = u[unit, CHANNEL]
     i = u[unit, REG_GROUP]
@@ -406,7 +406,7 @@ def _leave(x, u, c, g, done, unit, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _resume(x, u, g, h, unit, now):
     """A suspended command goes on when the unit has nothing else in hand."""
     if u[unit, SUSPENDED] != NONE and u[unit, STATE] == IDLE and u[unit, REG] == EMPTY:
@@ -420,7 +420,7 @@ def _resume(x, u, g, h, unit, now):
         push(h, g, now + left, E_ARRAY << E_SHIFT | unit)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def flash_event(x, u, c, p, t, g, h, done, code, now):
     """What happens at an event of the flash."""
     kind = code >> E_SHIFT
@@ -552,8 +552,8 @@ def flash_event(x, u, c, p, t, g, h, done, code, now):
         _finish(x, u, c, g, done, index, now)
 
 
-@njit(cache=True, nogil=True)
-def run_transactions(x, u, c, p, t, g, h, done, order, arrive, waits, first_edge, edges):
+@njit(cache=True, nogil=True, _nrt=False)
+def run_transactions(x, u, c, p, t, g, h, done, taken, order, arrive, waits, first_edge, edges):
     """Execute transactions in the order of their arrivals and dependencies.
 
     Args:
@@ -565,7 +565,6 @@ def run_transactions(x, u, c, p, t, g, h, done, order, arrive, waits, first_edge
     Returns:
         The time of the last event.
     """
-    taken = np.zeros(1, np.int64)
     n = len(order)
     at, now = 0, 0
     while True:

@@ -185,6 +185,7 @@ def run_transactions(ssd: Ssd, tx: Transactions, *, seed: int = 1) -> Transactio
         first_edge[1:] = np.cumsum(np.bincount(sources, minlength=n))
     end = run(
         x, tables.u, tables.c, tables.p, tables.t, tables.g, tables.h, tables.done,
+        np.zeros(1, np.int64),
         np.argsort(arrive, kind="stable"), arrive, waits, first_edge, edges,
     )  # fmt: skip
     undone = np.flatnonzero(x[:n, f.DONE] == f.NONE)
