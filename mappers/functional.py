@@ -26,8 +26,18 @@ from numpy.typing import NDArray
 
 from neardata.arch.precision import INTEGERS
 from neardata.arch.system import System
+from neardata.mappers.flash_attention_data import attention_in_pages
 from neardata.mappers.flash_data import in_pages
-from neardata.sim.program import Collective, FlashMatMul, Operand, Program, Slices, Task, Transfer
+from neardata.sim.program import (
+    Collective,
+    FlashAttention,
+    FlashMatMul,
+    Operand,
+    Program,
+    Slices,
+    Task,
+    Transfer,
+)
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
 from neardata.workloads.semantics import Quantised, Value, Values
@@ -358,10 +368,13 @@ class _Run:
                 yield operand
                 continue
             first, *others = self.index(operand)
-            for row in self.new_rows(self.graph[producer]).tolist():
-                if first.start <= row < first.stop:
-                    rest = tuple((i.start, i.stop) for i in others)
-                    yield replace(operand, slices=((row, row + 1), *rest))
+            new = self.new_rows(self.graph[producer])
+            inside = new[(new >= first.start) & (new < first.stop)].tolist()
+            if not inside:  # of earlier positions alone
+                yield operand
+            for row in inside:
+                rest = tuple((i.start, i.stop) for i in others)
+                yield replace(operand, slices=((row, row + 1), *rest))
 
     def replace(
         self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool
@@ -621,7 +634,10 @@ def _attention(run: _Run, operator: Operator, operand: Operand) -> Made:
             "queries": (len(query_positions),), "context": (len(key_positions),),
         }  # fmt: skip
         part = replace(operator, dims=dims)
-        yield semantics.attention(part, *parts), COMPLETE, (q, columns)
+        if isinstance(run.task.kernel, FlashAttention):
+            yield attention_in_pages(run.task.kernel, part, *parts), COMPLETE, (q, columns)
+        else:
+            yield semantics.attention(part, *parts), COMPLETE, (q, columns)
         covered += q.stop - q.start
     if covered != rows.stop - rows.start:
         raise run.error(operand, "cuts a sequence")

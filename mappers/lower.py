@@ -15,6 +15,7 @@ from typing import Any
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
 from neardata.mappers.flash import FlashPlacer
+from neardata.mappers.in_storage import CachePlacer, append_on_drives, attend_on_drives, fetch_from_memory
 from neardata.mappers.kernels import elementwise_kernel, formats, pim_kernels, pim_refusal, processor_kernel
 from neardata.mappers.layout import placed_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
@@ -93,6 +94,7 @@ class _Lowering:
         self.device = None if self.pim is None else system.device(self.pim)
         self.storage = storage_group(system, mapping)
         self.flash = None if self.storage is None else FlashPlacer(system, self.storage, mapping.flash, cost)
+        self.caches = CachePlacer(system, mapping)
         if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
@@ -157,7 +159,7 @@ class _Lowering:
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             hardware=self.system.to_dict(),
             notes=tuple(
-                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                f"on {self.processor}, not {self.mapping.attention or self.pim}: {', '.join(groups)}: {why}"
                 for why, groups in self.refused.items()
             ),
         )
@@ -459,6 +461,12 @@ class _Pass:
                 self.held[name, i] = {place: tasks}
         return tuple(writes)
 
+    def input_shard_of(self, operator: Operator, name: str, rule: Rule, i: int) -> Shard:
+        """The slot's part of an input that it has."""
+        shard = input_shard(self.graph, operator, name, rule, i)
+        assert shard is not None
+        return shard
+
     # --- one slot ---------------------------------------------------------------------------------
 
     def _on_slot(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
@@ -473,6 +481,13 @@ class _Pass:
                 self._keep_weights(operator, rule, i, place)
                 self._leave_out(operator, i, self.low.place_of(slot.processor))
             return
+        caches = self.low.caches
+        if group[0].kind == "attention" and caches.drives:
+            refusal = caches.refusal(self.graph, group[0])
+            if refusal is None:
+                attend_on_drives(self, group[0], i, slot.processor, suffix)
+                return
+            self.low.refused.setdefault(refusal, {})[group[0].group or group[0].kind] = None
         flash = self.low.flash
         if flash is not None and isinstance(kernel, MatMul | GroupedMatMul) and flash.runs(kernel):
             # matrices of experts that are side by side are not in the pages of one
@@ -585,6 +600,9 @@ class _Pass:
         """Products: one task per kernel; attention's follow each other, others are independent."""
         place = self.low.place_of(unit)
         after, reads = self._inputs(group, i, place)
+        if group[0].kind == "attention" and self.low.caches.memory is not None:
+            after += fetch_from_memory(self, group[0], i, place)
+            self.low.caches.read.setdefault(i, []).append(f"{self.name}{group[-1].name}{suffix}")
         if unit != processor:
             self._take_rows(group[0], i, place)
         base = f"{self.name}{group[-1].name}{suffix}"
@@ -700,6 +718,14 @@ class _Pass:
 
     def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
         """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
+        if appends and self.low.caches.drives and not any(
+            self.low.caches.unfit(self.graph, user)
+            for operator in appends
+            for user in self.users[operator.outputs[0]]
+            if user.kind == "attention"
+        ):
+            append_on_drives(self, appends, i, slot.processor, task)
+            return
         here = self.low.place_of(slot.processor)
         away: dict[str, list[tuple[str, tuple[Operand, ...]]]] = {}
         for operator in appends:
@@ -718,7 +744,8 @@ class _Pass:
             )
             self._add(transfer)
             for name, _ in sent:
-                self.held[name, i] = {home: (transfer.name,)}
+                if home != self.low.caches.memory:  # from there only earlier positions come back
+                    self.held[name, i] = {home: (transfer.name,)}
 
     def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, tuple[Operand, ...]]:
         """Where a cache lies, and its new rows where they are made."""
@@ -726,6 +753,8 @@ class _Pass:
         rule = self.sharding.rules[operator.name]
         shard = output_shard(self.graph, operator, name, rule, i)
         home = here = low.place_of(slot.processor)
+        if low.caches.memory is not None:
+            home = low.caches.memory
         for user in self.users.get(name, ()):
             if user.kind == "attention" and self._in_memory(user, self.sharding.rules[user.name], i, slot):
                 assert slot.pim is not None

@@ -270,6 +270,8 @@ class FlashAttention:
     qk: int
     v: int
     cache: str = "fp16"
+    page_bytes: int = 4096
+    """Of the drive."""
     channels_kept: int = 0
     """Of the ``qk`` of a head, for approximate scores; 0: dense."""
     tokens_kept: float = 1.0

@@ -50,7 +50,7 @@ class AttentionPages:
         return len(self.stream)
 
 
-def check_attention(kernel: FlashAttention, page_bytes: int) -> None:
+def check_attention(kernel: FlashAttention) -> None:
     """Sizes that can be.
 
     Raises:
@@ -75,6 +75,7 @@ def check_attention(kernel: FlashAttention, page_bytes: int) -> None:
             raise InputError(f"must be above 0 and at most 1, got {getattr(kernel, name):g}", key=name)
     if not kernel.channels_kept and (kernel.tokens_kept < 1 or kernel.pages_read < 1):
         raise InputError("dense attention reads all positions", key="channels_kept")
+    page_bytes = kernel.page_bytes
     widest = max(kernel.qk, kernel.v) * form.bits // 8
     if widest > page_bytes:
         raise InputError(f"a position of a head takes {widest} bytes, a page holds {page_bytes}", key="qk")
@@ -82,24 +83,24 @@ def check_attention(kernel: FlashAttention, page_bytes: int) -> None:
         raise InputError(f"do not fit a page of {page_bytes} bytes", key="channels_a_page")
 
 
-def attention_pages(kernel: FlashAttention, page_bytes: int, channels: int) -> AttentionPages:
+def attention_pages(kernel: FlashAttention, channels: int) -> AttentionPages:
     """Every page of keys and values of the sequences, wanted or not.
 
     Pages of a head lie on the flash channels in turn, from one further for each head on (which balances what
     does not divide evenly).
 
-    >>> pages = attention_pages(FlashAttention((40, 16), 1, 1, 128, 128), 4096, 8)
+    >>> pages = attention_pages(FlashAttention((40, 16), 1, 1, 128, 128), 8)
     >>> pages.stream.tolist(), pages.copy.tolist(), pages.position.tolist(), pages.bus.tolist()
     ([0, 0, 0, 0, 1, 1], [1, 1, 2, 2, 1, 2], [0, 16, 0, 16, 0, 0], [0, 1, 2, 3, 1, 2])
     """
-    check_attention(kernel, page_bytes)
+    check_attention(kernel)
     size = Format.parse(kernel.cache).bits // 8
     columns: list[NDArray[np.int64]] = []
     known: dict[int, NDArray[np.int64]] = {}
     stream = 0
     for context in kernel.context:
         if context not in known:
-            known[context] = _pages_of_stream(kernel, page_bytes, size, context)
+            known[context] = _pages_of_stream(kernel, size, context)
         one = known[context]
         for _ in range(kernel.kv_heads):
             bus = (np.arange(one.shape[1]) + stream) % channels
@@ -108,9 +109,9 @@ def attention_pages(kernel: FlashAttention, page_bytes: int, channels: int) -> A
     return AttentionPages(*np.ascontiguousarray(np.concatenate(columns, axis=1), np.int64))
 
 
-def _pages_of_stream(kernel: FlashAttention, page_bytes: int, size: int, context: int) -> Whole:
+def _pages_of_stream(kernel: FlashAttention, size: int, context: int) -> Whole:
     """Rows: copy, positions from, to, channels from, to."""
-    parts = []
+    parts, page_bytes = [], kernel.page_bytes
     if kernel.channels_kept:
         group = min(kernel.channels_a_page, kernel.qk)
         held = page_bytes // (size * group)
@@ -161,7 +162,7 @@ def attention_job(
 ) -> tuple[Job, AttentionPages]:
     """Reads of the pages that are wanted, in the order of `segments`, and these pages."""
     flash = ssd.flash
-    pages = attention_pages(kernel, flash.page_bytes, flash.channels)
+    pages = attention_pages(kernel, flash.channels)
     # places in the drive, all pages one after the other on their channel
     order = np.argsort(pages.bus, kind="stable")
     counts = np.bincount(pages.bus, minlength=flash.channels)
@@ -215,7 +216,7 @@ def in_turn(
         restart_ps: of a read that was not known before.
     """
     group = kernel.heads // kernel.kv_heads
-    kept = [max(1, round(c * kernel.tokens_kept)) for c in kernel.context]
+    kept = [_kept(c, kernel) for c in kernel.context]
     per_score = 1e6 / engine.softmax_mops
     per_op = PS_PER_NS / engine.gemv_gflops
     sparse = kernel.channels_kept > 0
@@ -251,6 +252,11 @@ def in_turn(
     return max(attended)
 
 
+def _kept(context: int, kernel: FlashAttention) -> int:
+    """Positions that are attended to."""
+    return max(1, round(context * kernel.tokens_kept))
+
+
 def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
     """Time, losses and energy of attention on a drive.
 
@@ -261,7 +267,11 @@ def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
     if engine is None:
         raise InputError(f"{ssd.name} has no attention engine")
     flash, bus = ssd.flash, ssd.bus
-    check_attention(kernel, flash.page_bytes)
+    check_attention(kernel)
+    if kernel.page_bytes != flash.page_bytes:
+        raise InputError(
+            f"is {kernel.page_bytes}, the pages of {ssd.name} are of {flash.page_bytes}", key="page_bytes"
+        )
     sparse = kernel.channels_kept > 0
     order = order_of(kernel, engine)
     job, pages = attention_job(kernel, ssd, order)
@@ -292,15 +302,8 @@ def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
     if by == "flash channels" and read_ps > bound:
         lost = {"commands and first reads": read_ps - bound, "engine": time_ps - read_ps}
     used["drive idle"] = ssd.energy.idle_mw.value * 1e-3 * time_ps
-    macs = sum(
-        kernel.heads
-        * (
-            max(1, round(c * kernel.tokens_kept)) * (kernel.qk + kernel.v) + c * kernel.channels_kept
-            if sparse
-            else c * (kernel.qk + kernel.v)
-        )
-        for c in kernel.context
-    )
+    width = kernel.qk + kernel.v
+    macs = kernel.heads * sum(_kept(c, kernel) * width + c * kernel.channels_kept for c in kernel.context)
     return Outcome(
         time_ps=time_ps,
         bound_ps=bound,
@@ -316,7 +319,7 @@ def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
 def _bounds_ps(kernel: FlashAttention, engine: AttentionEngine, channels_ns: float) -> dict[str, int]:
     """Least times of the channels and of the engine's units."""
     positions = sum(kernel.context)
-    kept = sum(max(1, round(c * kernel.tokens_kept)) for c in kernel.context)
+    kept = sum(_kept(c, kernel) for c in kernel.context)
     scores, keys = positions, positions * kernel.qk
     if kernel.channels_kept:
         scores = kept + (0 if kernel.ranked else positions)
