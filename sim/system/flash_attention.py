@@ -157,6 +157,14 @@ def order_of(kernel: FlashAttention, engine: AttentionEngine) -> list[tuple[int,
     return segments(streams, kernel.channels_kept > 0, engine.heads_in_flight // 2)
 
 
+def places_in(order: list[tuple[int, int]]) -> Whole:
+    """(streams, copies): the place of each segment."""
+    listed = np.array(order)
+    places = np.zeros((int(listed[:, 0].max()) + 1, 3), np.int64)
+    places[listed[:, 0], listed[:, 1]] = np.arange(len(listed))
+    return places
+
+
 def attention_job(
     kernel: FlashAttention, ssd: Ssd, order_of_reads: list[tuple[int, int]]
 ) -> tuple[Job, AttentionPages]:
@@ -170,9 +178,7 @@ def attention_job(
     place[order] = np.arange(len(pages)) - np.repeat(np.cumsum(counts) - counts, counts)
     cores = flash.chips_per_channel * flash.dies_per_chip
     turn = place // flash.planes_per_die
-    rank = np.empty((len(kernel.context) * kernel.kv_heads, 3), np.int64)
-    for at, (stream, copy) in enumerate(order_of_reads):
-        rank[stream, copy] = at
+    rank = places_in(order_of_reads)
     chosen = np.flatnonzero(wanted(pages, kernel.pages_read))
     chosen = chosen[np.argsort(rank[pages.stream[chosen], pages.copy[chosen]], kind="stable")]
     tx = Transactions.of(
@@ -281,9 +287,7 @@ def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
     if len(pages):
         run = drive.transactions(job)
         ends = filtered(run.done_ps, pages.bus, round(flash.page_bytes / engine.filter_gb_per_s * PS_PER_NS))
-        rank = {segment: at for at, segment in enumerate(order)}
-        which = np.array([rank[s, c] for s, c in zip(pages.stream.tolist(), pages.copy.tolist(), strict=True)])
-        np.maximum.at(came, which, ends)
+        np.maximum.at(came, places_in(order)[pages.stream, pages.copy], ends)
         came = np.maximum.accumulate(came)
         moved = run.count("channel_bytes_out")
         used = {
