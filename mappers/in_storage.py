@@ -132,18 +132,23 @@ def attend_on_drives(walk: _Pass, operator: Operator, i: int, processor: str, su
         there = low.place_of(part.drive)
         qs = Shard(last, part.heads[0] * operator["qk"], part.heads[1] * operator["qk"])
         outs = Shard(last, part.heads[0] * operator["v"], part.heads[1] * operator["v"])
-        after = walk._bring(query, i, there, qs)
-        reads = [walk._operand(query, there, qs)]
+        one = base if len(caches.drives) == 1 else f"{base}@{part.drive}"
+        held = walk.held.get((query, i)) or walk.held[query, 0]
+        sent, came = walk._operand(query, here, qs), walk._operand(query, there, qs)
+        link = low.link_between(here, there)
+        walk._add(
+            Task(f"{one}.query", link, Transfer(here, there, sent.bytes), held[here], (), (sent,), (came,))
+        )
+        after: tuple[str, ...] = (f"{one}.query",)
+        reads = [came]
         for name in operator.inputs[1:]:
             reads.append(walk._operand(name, there, Shard(1, *part.kv_heads)))
             after += (caches.sent[name, i, there],)
         kernel = caches.kernel(graph, operator, part)
-        one = base if len(caches.drives) == 1 else f"{base}@{part.drive}"
         made = walk._operand(output, there, outs)
         walk._add(
             Task(one, part.drive, kernel, tuple(dict.fromkeys(after)), names, tuple(reads), (made,))
         )
-        link = low.link_between(there, here)
         result = Task(
             f"{one}->{here}", link, Transfer(there, here, made.bytes), (one,), (), (made,),
             (walk._operand(output, here, outs),),

@@ -734,8 +734,9 @@ class _Pass:
                 away.setdefault(home, []).append((operator.outputs[0], new))
         for home, sent in away.items():
             rows = tuple(operand for _, new in sent for operand in new)
+            shared = home == self.low.caches.memory and len(self.low.stages[0]) > 1
             transfer = Task(
-                name=f"{self.name}{sent[-1][0]}->{home}",
+                name=f"{self.name}{sent[-1][0]}->{home}" + (f"@{here}" if shared else ""),
                 unit=self.low.link_between(here, home),
                 kernel=Transfer(here, home, sum(o.bytes for o in rows)),
                 after=(task,),
