@@ -1,8 +1,8 @@
 """Keys and values away from the processor: on drives that do attention, or in a memory that sends them.
 
-On drives the key heads of a slot are divided over all of the group; queries go there, results come back, and
-new rows are collected until they fill pages. From a memory, or a drive that only stores, what is cached is sent
-to the processor for every layer, the next layer's while one is worked on.
+On drives the key heads of a slot are divided over all of the group; queries go there, results come back,
+and new rows are collected until they fill pages. From a memory, or a drive that only stores, what is cached
+is sent to the processor for every layer, the next layer's while one is worked on.
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ def attend_on_drives(walk: _Pass, operator: Operator, i: int, processor: str, su
             after += (caches.sent[name, i, there],)
         kernel = caches.kernel(graph, operator, part)
         made = walk._operand(output, there, outs)
-        walk._add(
-            Task(one, part.drive, kernel, tuple(dict.fromkeys(after)), names, tuple(reads), (made,))
-        )
+        walk._add(Task(one, part.drive, kernel, tuple(dict.fromkeys(after)), names, tuple(reads), (made,)))
         result = Task(
             f"{one}->{here}", link, Transfer(there, here, made.bytes), (one,), (), (made,),
             (walk._operand(output, here, outs),),
@@ -161,8 +159,8 @@ def attend_on_drives(walk: _Pass, operator: Operator, i: int, processor: str, su
 
 
 def append_on_drives(walk: _Pass, appends: list[Operator], i: int, processor: str, task: str) -> None:
-    """New rows of keys and values to the drives of their heads. Where the processor does the attention, of all
-    positions of a prompt, they are written to pages at once."""
+    """New rows of keys and values to the drives of their heads. Where the processor does the attention, of
+    all positions of a prompt, they are written to pages at once."""
     low, graph, caches = walk.low, walk.graph, walk.low.caches
     here = low.place_of(processor)
     moved: dict[str, list[Operand]] = {}
@@ -172,7 +170,9 @@ def append_on_drives(walk: _Pass, appends: list[Operator], i: int, processor: st
         user = next(o for o in walk.users[name] if o.kind == "attention")
         decodes = caches.refusal(graph, user) is None
         if not decodes and tuple(user["queries"]) != tuple(user["context"]):
-            raise InputError("a prompt goes to drives in one piece: earlier positions lie there", key="attention")
+            raise InputError(
+                "a prompt goes to drives in one piece: earlier positions lie there", key="attention"
+            )
         for part in caches.parts(user, walk.sharding.rules[user.name], i):
             there, shard = low.place_of(part.drive), Shard(1, *part.kv_heads)
             placed = walk._place(name, there, shard)
@@ -223,7 +223,7 @@ def fetch_from_memory(walk: _Pass, operator: Operator, i: int, here: str) -> tup
     if not rows:
         return ()
     read = caches.read.setdefault(i, [])
-    after = tuple(read[-BUFFERS:-BUFFERS + 1]) if len(read) >= BUFFERS else ()
+    after = tuple(read[-BUFFERS : -BUFFERS + 1]) if len(read) >= BUFFERS else ()
     name = f"{walk.name}{operator.name}.caches->{here}"
     arrive = tuple(replace(o, place=here) for o in rows)
     transfer = Transfer(memory, here, total(rows))

@@ -67,8 +67,8 @@ class Mapping(StrictModel):
     processor, if there is one."""
     flash: FlashMapping = FlashMapping()
     attention: str | None = None
-    """Group of drives that hold keys and values and do attention in their controllers, heads divided over them;
-    None: attention runs where the rest does."""
+    """Group of drives that hold keys and values and do attention in their controllers, heads divided over
+    them; None: attention runs where the rest does."""
     sparse: SparseAttention | None = None
     """Attention of drives is sparse."""
     caches: str | None = None
@@ -178,5 +178,6 @@ def cache_group(system: System, mapping: Mapping) -> str | None:
         return None
     known = [name for name in system.units if name != processor_group(system, mapping)]
     if mapping.caches not in known:
-        raise InputError(f"'{mapping.caches}' is no other group{nearest(mapping.caches, known)}", key="mapping.caches")
+        near = nearest(mapping.caches, known)
+        raise InputError(f"'{mapping.caches}' is no other group{near}", key="mapping.caches")
     return mapping.caches

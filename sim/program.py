@@ -257,9 +257,9 @@ class FlashAttention:
     """Attention of one new position of each sequence, in the controller of a drive whose flash holds keys and
     values.
 
-    A page holds one head's keys, or values, of consecutive positions of a sequence; positions that do not fill
-    a page are in the controller's memory. With ``channels_kept`` attention is sparse (SparF, arXiv 2409.04992
-    Algorithm 1): a second copy of the keys lies channel by channel; the channels of the largest queries give
+    A page holds one head's keys, or values, of consecutive positions of a sequence; positions that do not
+    fill a page are in the controller's memory. With ``channels_kept`` attention is sparse (SparF, arXiv
+    2409.04992 Algorithm 1): a second copy of the keys lies channel by channel; the channels of the largest queries give
     approximate scores, and the positions of the largest of these are attended to.
     """
 

@@ -49,9 +49,9 @@ def sparse_attention(
 ) -> Floats:
     """One head's output, (v,).
 
-    The ``channels`` largest of the query give approximate scores; the share ``tokens`` of the positions with the
-    largest scores is attended to exactly, and the mean of all values stands for the others by their share of the
-    approximate scores.
+    The ``channels`` largest of the query give approximate scores; the share ``tokens`` of the positions,
+    those with the largest of them, is attended to exactly, and the mean of all values stands for the others
+    by their share of the approximate scores.
 
     Args:
         query: (qk,).

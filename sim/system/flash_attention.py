@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,13 +111,16 @@ def attention_pages(kernel: FlashAttention, channels: int) -> AttentionPages:
 
 def _pages_of_stream(kernel: FlashAttention, size: int, context: int) -> Whole:
     """Rows: copy, positions from, to, channels from, to."""
-    parts, page_bytes = [], kernel.page_bytes
+    parts: list[tuple[Any, ...]] = []
+    page_bytes = kernel.page_bytes
     if kernel.channels_kept:
         group = min(kernel.channels_a_page, kernel.qk)
         held = page_bytes // (size * group)
-        first, channel = np.meshgrid(np.arange(0, context, held), np.arange(0, kernel.qk, group), indexing="ij")
-        parts.append((CHANNEL_KEYS, first.ravel(), np.minimum(first.ravel() + held, context),
-                      channel.ravel(), np.minimum(channel.ravel() + group, kernel.qk)))  # fmt: skip
+        groups, blocks = -(-kernel.qk // group), -(-context // held)
+        block = np.repeat(np.arange(blocks), groups) * held
+        channel = np.tile(np.arange(groups), blocks) * group
+        ends = np.minimum(block + held, context), np.minimum(channel + group, kernel.qk)
+        parts.append((CHANNEL_KEYS, block, ends[0], channel, ends[1]))
     for copy, width in ((KEYS, kernel.qk), (VALUES, kernel.v)):
         held = page_bytes // (size * width)
         first = np.arange(0, context // held * held, held)  # the rest is in the controller's memory
@@ -193,7 +196,9 @@ def attention_job(
     n = len(chosen)
     columns = (pages.stream, pages.copy, pages.position, pages.position_end, pages.channel,
                pages.channel_end, pages.bus)  # fmt: skip
-    return Job(tx, np.full(n, -1), np.zeros(n, np.int64), chosen), AttentionPages(*(c[chosen] for c in columns))
+    return Job(tx, np.full(n, -1), np.zeros(n, np.int64), chosen), AttentionPages(
+        *(c[chosen] for c in columns)
+    )
 
 
 def filtered(done: Whole, bus: Whole, each_ps: int) -> Whole:
@@ -278,7 +283,6 @@ def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
         raise InputError(
             f"is {kernel.page_bytes}, the pages of {ssd.name} are of {flash.page_bytes}", key="page_bytes"
         )
-    sparse = kernel.channels_kept > 0
     order = order_of(kernel, engine)
     job, pages = attention_job(kernel, ssd, order)
     came = np.zeros(len(order), np.int64)

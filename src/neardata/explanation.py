@@ -173,8 +173,8 @@ def nest(task: Task) -> list[str]:
                     f" {kernel.channels_kept} of {kernel.qk} channels, {kernel.channels_a_page} a page"
                 )
             loops += [
-                f"for c in {kernel.tokens_kept:.4g} of context[s] (up to {max(kernel.context)}) by {held}, a page,"
-                f" {kernel.pages_read:.4g} of them read",
+                f"for c in {kernel.tokens_kept:.4g} of context[s] (up to {max(kernel.context)})"
+                f" by {held}, a page; {kernel.pages_read:.4g} of the pages",
                 f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] (cache {kernel.cache})"
                 " in the controller",
             ]

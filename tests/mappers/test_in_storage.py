@@ -73,7 +73,16 @@ def one_attention(context: tuple[int, ...], heads: int, kv_heads: int, width: in
         graph.tensor(f"new_{name}", (len(context), kv_heads * width), form, "activation")
         graph.tensor(name, (rows, kv_heads, width), form, "cache")
         graph.tensor(f"h_{name}", (len(context), kv_heads * width), form, "activation")
-        graph.add(Operator(f"make_{name}", "activation", (f"h_{name}",), (f"new_{name}",), {}, attributes={"function": "relu"}))
+        graph.add(
+            Operator(
+                f"make_{name}",
+                "activation",
+                (f"h_{name}",),
+                (f"new_{name}",),
+                {},
+                attributes={"function": "relu"},
+            )
+        )
         graph.add(Operator(f"append_{name}", "kv_append", (f"new_{name}",), (name,),
                            {**dims, "tokens": len(context), "width": kv_heads * width}))  # fmt: skip
     graph.add(Operator("attention", "attention", ("q", "k", "v"), ("o",),
@@ -110,14 +119,17 @@ def test_a_memory_sends_earlier_positions_alone(tmp_path: Path, phase: str, memo
     program, costs = lowered(graph, system, Mapping(caches=memory))
     verify(program, graph, random_values(graph, 1), reach=reach_of(system))
     run(program, system, costs=costs)
-    back = [t.kernel.bytes for t in program.tasks if isinstance(t.kernel, Transfer) and t.kernel.source == memory]
+    back = [
+        t.kernel.bytes for t in program.tasks if isinstance(t.kernel, Transfer) and t.kernel.source == memory
+    ]
     assert back == ([2 * 2 * 36 * 32 * 2] * 2 if phase == "decode" else [])
     assert program.bytes_at[memory] == graph.cache_bytes
 
 
 @given(
     context=st.lists(st.integers(1, 60), min_size=1, max_size=3).map(tuple), kv_heads=st.integers(1, 4),
-    group=st.integers(1, 3), width=st.sampled_from([4, 8, 24]), drives=st.integers(1, 5), seed=st.integers(0, 9),
+    group=st.integers(1, 3), width=st.sampled_from([4, 8, 24]), drives=st.integers(1, 5),
+    seed=st.integers(0, 9),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_dense_attention_is_that_of_the_graph(
@@ -225,7 +237,12 @@ def test_rows_that_do_not_reach_the_drive_are_missed(tmp_path: Path) -> None:
 
 
 def test_attention_with_a_window_stays_on_the_processor(tmp_path: Path) -> None:
-    windowed = LLAMA | {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16, "rope_theta": 1e4}
+    windowed = LLAMA | {
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "sliding_window": 16,
+        "rope_theta": 1e4,
+    }
     graph, system = model_graph(tmp_path, windowed), small()
     program, costs = lowered(graph, system, ON_DRIVES)
     verify(program, graph, random_values(graph, 1), reach=reach_of(system))
@@ -254,7 +271,8 @@ def test_mappings_that_cannot_be_are_refused(
 
 def test_too_many_sequences_name_tensor_bytes_needed_and_bytes_there() -> None:
     study = Study(
-        title="t", model="opt-13b", context=2048, batch=(4096,), weights="fp16", activations="fp16", cache="fp16",
+        title="t", model="opt-13b", context=2048, batch=(4096,),
+        weights="fp16", activations="fp16", cache="fp16",
         systems={"one": SystemChoice(system="a6000-instinfer", mapping=ON_DRIVES)},
     )  # fmt: skip
     with pytest.raises(InputError) as caught:
@@ -269,7 +287,8 @@ def test_too_many_sequences_name_tensor_bytes_needed_and_bytes_there() -> None:
 def test_a_study_names_the_line_of_a_wrong_group(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
-        "title: t\nmodel: opt-13b\nsystems:\n  a:\n    system: a6000-instinfer\n    mapping:\n      attention: csx\n"
+        "title: t\nmodel: opt-13b\nsystems:\n  a:\n    system: a6000-instinfer\n"
+        "    mapping:\n      attention: csx\n"
     )
     with pytest.raises(InputError) as caught:
         load_study(path)

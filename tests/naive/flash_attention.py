@@ -120,9 +120,9 @@ class NaiveEngine:
         if not s.jobs:
             return False
         n, copy = s.jobs[0]
-        if copy == first and n >= self.engine.heads_in_flight:
-            if self.attended_at.get(n - self.engine.heads_in_flight, now + 1) > now:
-                return False
+        before = n - self.engine.heads_in_flight
+        if copy == first and before >= 0 and self.attended_at.get(before, now + 1) > now:
+            return False
         took = self.reads[n, copy]
         if copy == KEYS and sparse and took:
             known = self.weighed_at.get((n, CHANNEL_KEYS))
@@ -143,8 +143,10 @@ class NaiveEngine:
             if not s.jobs:
                 return False
             n, copy = s.jobs[0]
-            needs = self.read_at.get((n, copy)) if copy == CHANNEL_KEYS else self.weighed_at.get(
-                (n, CHANNEL_KEYS), None if how[0] else 0
+            needs = (
+                self.read_at.get((n, copy))
+                if copy == CHANNEL_KEYS
+                else self.weighed_at.get((n, CHANNEL_KEYS), None if how[0] else 0)
             )
             if needs is None or needs > now:
                 return False

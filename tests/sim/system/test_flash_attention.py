@@ -1,4 +1,4 @@
-"""Attention in the controller of a drive: pages, closed forms, the engine against its twin, what is refused."""
+"""Attention in the controller of a drive: pages, closed forms, the engine against its twin, refusals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import flash_attention as naive
 
+from naive import flash_attention as naive
 from neardata.arch.errors import InputError
 from neardata.arch.storage import AttentionEngine, Ssd, load_ssd
 from neardata.sim.program import FlashAttention
