@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from neardata.arch.errors import InputError, nearest
 
 BITS = {
-    "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int32": 32, "int16": 16, "int8": 8,
-    "int4": 4, "int3": 3, "int2": 2,
+    "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int64": 64, "int32": 32, "int16": 16,
+    "int8": 8, "int4": 4, "int3": 3, "int2": 2, "uint8": 8,
 }  # fmt: skip
 """Bits of an element, without scales."""
-INTEGERS = ("int32", "int16", "int8", "int4", "int3", "int2")
+INTEGERS = ("int64", "int32", "int16", "int8", "int4", "int3", "int2")
+"""Signed integers; ``uint8`` is for bytes, pixels and flags."""
 
 
 @dataclass(frozen=True)

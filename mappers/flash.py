@@ -28,11 +28,6 @@ class FlashPlacer:
         self.ssd = system.drive(group)
         self.processor = system.processor(str(system.units[group].attached_to))  # type: ignore[union-attr]
         self.streamed: dict[FlashMatMul, int] = {}
-        if self.ssd.compute is None and how.split != "processor":
-            raise InputError(
-                f"'{self.ssd.name}' has no cores in its dies: only split: processor is possible",
-                key="mapping.flash.split",
-            )
 
     def whole_pages(self, size: int) -> int:
         """Bytes of the pages that so many bytes take."""
@@ -51,9 +46,7 @@ class FlashPlacer:
             InputError: a tile that does not fit the dies.
         """
         columns, held = self.page(weights)
-        whole = FlashMatMul(
-            m, n, k, columns, held, 0, weights, activations, slice_bytes=self.how.slice_bytes
-        )
+        whole = FlashMatMul(m, n, k, columns, held, 0, weights, activations, slice_bytes=self.how.slice_bytes)
         if whole not in self.streamed:
             self.streamed[whole] = self.split(whole)
         return replace(whole, streamed=self.streamed[whole])
@@ -82,9 +75,15 @@ class FlashPlacer:
     def split(self, whole: FlashMatMul) -> int:
         """Pages that the processor multiplies."""
         pages, dies = whole.pages, self.ssd.flash.dies
+        core = self.ssd.compute
+        can = core is not None and Format.parse(whole.weights).dtype in core.gops
+        if self.how.split == "dies" and not can:
+            raise InputError(
+                f"the dies of '{self.ssd.name}' do not multiply {whole.weights}", key="mapping.flash.split"
+            )
         if self.how.split == "dies":
             return 0
-        if self.how.split == "processor":
+        if self.how.split == "processor" or not can:
             return pages
         share = share_of_dies(self.ssd, whole.columns, whole.weights, whole.activations, whole.m)
         formula = round(pages * (1 - share))
@@ -92,16 +91,28 @@ class FlashPlacer:
             return formula
         if self.cost is None:
             raise InputError("to choose the fastest split costs are needed", key="mapping.flash.split")
+        best, took = formula, self.took(whole, formula)
         rounds = (pages - formula) // dies
-        choices = {pages - n * dies for n in range(rounds - 1, rounds + 3)} | {formula, 0}
-        kernels = [replace(whole, streamed=s) for s in sorted(choices) if 0 <= s <= pages]
-        cost = self.cost
-        return min(kernels, key=lambda kernel: cost(self.group, kernel)).streamed
+        step = max(rounds // 100, 1)
+        for more, way in ((rounds + step, step), (rounds, -step)):  # while it gets faster, either way
+            better, last = best, False
+            while not last:
+                streamed = min(max(pages - more * dies, 0), pages)
+                last = streamed in (0, pages)
+                time = self.took(whole, streamed)
+                if time >= took:
+                    break
+                better, took, more = streamed, time, more + way
+            if better != best:
+                return better
+        return best
+
+    def took(self, whole: FlashMatMul, streamed: int) -> int:
+        """Picoseconds of a product with so many pages streamed."""
+        assert self.cost is not None
+        return self.cost(self.group, replace(whole, streamed=streamed))
 
     def runs(self, kernel: MatMul | GroupedMatMul) -> bool:
         """Whether the drive and its processor multiply such a product."""
-        if isinstance(kernel, MatMul) and kernel.batch != 1:
-            return False
-        if kernel.activations not in self.processor.compute.peak_tflops:
-            return False
-        return self.ssd.compute is None or Format.parse(kernel.weights).dtype in self.ssd.compute.gops
+        one = not isinstance(kernel, MatMul) or kernel.batch == 1
+        return one and kernel.activations in self.processor.compute.peak_tflops

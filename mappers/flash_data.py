@@ -13,11 +13,11 @@ from neardata.workloads import semantics
 from neardata.workloads.graph import Operator
 
 if TYPE_CHECKING:
-    from neardata.mappers.functional import _Run
+    from neardata.mappers.functional import Run
 
 
 def in_pages(
-    run: _Run, operator: Operator, operand: Operand, marks: NDArray[np.uint64]
+    run: Run, operator: Operator, operand: Operand, marks: NDArray[np.uint64]
 ) -> tuple[Any, NDArray[np.uint64], tuple[slice, ...]]:
     """Numbers and marks of a part of a product. The matrices of operators in one kernel lie one below the
     other; of experts, each has a kernel of its own.
@@ -66,7 +66,7 @@ def in_pages(
     return value, np.broadcast_to(mark, value.shape), index
 
 
-def _width(run: _Run, name: str) -> int:
+def _width(run: Run, name: str) -> int:
     """Columns of an operator's result that the task writes."""
     written = [run.index(o)[1] for o in run.task.writes if o.tensor in run.graph[name].outputs]
     return sum(columns.stop - columns.start for columns in written)

@@ -15,13 +15,13 @@ from neardata.arch.precision import Format
 from neardata.arch.storage import Ssd
 from neardata.arch.system import System
 from neardata.mappers.mapping import Mapping, SparseAttention, attention_group, cache_group
-from neardata.mappers.regions import Shard, regions_of
+from neardata.mappers.regions import Shard, input_shard, regions_of
 from neardata.mappers.sharding import Rule
 from neardata.sim.program import FlashAttention, FlashIo, Operand, Task, Transfer, total
 from neardata.workloads.graph import Graph, Operator
 
 if TYPE_CHECKING:
-    from neardata.mappers.lower import _Pass
+    from neardata.mappers.lowering_pass import Pass
 
 BUFFERS = 2
 """Layers whose keys and values from another memory are at the processor at a time."""
@@ -120,7 +120,7 @@ class CachePlacer:
         return max(1, round(pages)) * kernel.page_bytes
 
 
-def attend_on_drives(walk: _Pass, operator: Operator, i: int, processor: str, suffix: str) -> None:
+def attend_on_drives(walk: Pass, operator: Operator, i: int, processor: str, suffix: str) -> None:
     """Queries to the drives, attention there, results back, and full pages written behind it."""
     low, graph, caches = walk.low, walk.graph, walk.low.caches
     rule = walk.sharding.rules[operator.name]
@@ -158,7 +158,7 @@ def attend_on_drives(walk: _Pass, operator: Operator, i: int, processor: str, su
     walk.ends += tuple(back)
 
 
-def append_on_drives(walk: _Pass, appends: list[Operator], i: int, processor: str, task: str) -> None:
+def append_on_drives(walk: Pass, appends: list[Operator], i: int, processor: str, task: str) -> None:
     """New rows of keys and values to the drives of their heads. Where the processor does the attention, of
     all positions of a prompt, they are written to pages at once."""
     low, graph, caches = walk.low, walk.graph, walk.low.caches
@@ -206,7 +206,7 @@ def cached_rows(operand: Operand, operator: Operator) -> list[Operand]:
     return found
 
 
-def fetch_from_memory(walk: _Pass, operator: Operator, i: int, here: str) -> tuple[str, ...]:
+def fetch_from_memory(walk: Pass, operator: Operator, i: int, here: str) -> tuple[str, ...]:
     """Keys and values of earlier positions from the memory that holds them; the task that brings them."""
     low, caches = walk.low, walk.low.caches
     memory = caches.memory
@@ -217,7 +217,8 @@ def fetch_from_memory(walk: _Pass, operator: Operator, i: int, here: str) -> tup
         tensor = walk.graph.tensors[name]
         if tensor.role != "cache":
             continue
-        shard = walk.input_shard_of(operator, name, rule, i)
+        shard = input_shard(walk.graph, operator, name, rule, i)
+        assert shard is not None
         operand = replace(walk._operand(name, memory, shard), slices=regions_of(tensor, shard))
         rows += cached_rows(operand, operator)
     if not rows:

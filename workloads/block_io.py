@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 class BlockPattern:
     """Requests of one size over the first sectors of a drive.
 
-    >>> pattern = BlockPattern(order="sequential", size_bytes=8192, read_share=1.0, space_sectors=64, start=48)
+    >>> pattern = BlockPattern("sequential", 8192, read_share=1.0, space_sectors=64, start=48)
     >>> op, lba, sectors = next(pattern.chunks(3))
     >>> lba.tolist()
     [48, 0, 16]
@@ -56,7 +57,8 @@ class BlockPattern:
         places = self.space_sectors // sectors
         if places < 1:
             raise InputError(
-                f"a request has {self.size_bytes:,} bytes, the space {self.space_sectors * SECTOR:,}", key="size"
+                f"a request has {self.size_bytes:,} bytes, the space {self.space_sectors * SECTOR:,}",
+                key="size",
             )
         rng = np.random.Generator(np.random.PCG64(self.seed))
         at = int(rng.integers(places)) if self.start is None else self.start // sectors
@@ -74,8 +76,9 @@ class BlockPattern:
 
 
 class _Zipf:
-    """Ranks by the closed form of Gray et al., Quickly generating billion-record databases, SIGMOD 1994, spread
-    over the places."""
+    """Ranks by the closed form of Gray et al., Quickly generating billion-record databases, SIGMOD 1994,
+    spread
+    over the places by a stride that has no factor in common with their number."""
 
     def __init__(self, places: int, theta: float) -> None:
         self.places, self.theta = places, theta
@@ -83,6 +86,7 @@ class _Zipf:
         zeta = float(np.sum(np.arange(1, head + 1, dtype=float) ** -theta))
         # the rest of the sum as an integral
         self.zeta = zeta + (places ** (1 - theta) - head ** (1 - theta)) / (1 - theta)
+        self.stride = next(k for k in range(int(places * 0.618) + 1, 2 * places + 2) if gcd(k, places) == 1)
         self.second = 1 + 0.5**theta
         self.eta = (1 - (2 / places) ** (1 - theta)) / (1 - self.second / self.zeta) if places > 2 else 1.0
 
@@ -90,8 +94,7 @@ class _Zipf:
         u = rng.random(n)
         rank = (self.places * (self.eta * u - self.eta + 1) ** (1 / (1 - self.theta))).astype(np.int64)
         rank = np.where(u * self.zeta < 1, 0, np.where(u * self.zeta < self.second, 1, rank))
-        spread = np.clip(rank, 0, self.places - 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return (spread % np.uint64(self.places)).astype(np.int64)
+        return np.clip(rank, 0, self.places - 1) * self.stride % self.places
 
 
 def poisson(n: int, per_s: float, seed: int) -> NDArray[np.float64]:

@@ -41,7 +41,8 @@ is read once. ``norm``: ``norm`` (rms or layer), ``epsilon``. ``rope``: ``theta`
 added to it). ``route``: ``scoring``, ``normalise``, ``scale``, ``groups``,
 ``top_groups``, ``group_score``. ``embedding`` of positions: ``first`` (row of position 0), with queries and
 context in dims. ``slice``: ``start``. ``concat``: ``widths`` of a head in each input.
-`neardata.workloads.semantics` computes each.
+`neardata.workloads.semantics` computes each. Graphs of preprocessing have kinds of their own:
+`neardata.workloads.recsys.graph`, `neardata.workloads.vision.graph`, `neardata.workloads.audio.graph`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ import networkx as nx  # type: ignore[import-untyped, unused-ignore]
 
 from neardata.arch.precision import Format
 
-Phase = Literal["prefill", "decode", "verify"]
+Phase = Literal["prefill", "decode", "verify", "preprocess"]
 Role = Literal["weight", "activation", "cache", "index"]
 
 
@@ -134,7 +135,7 @@ class Graph:
 
     def __init__(self, name: str, phase: Phase, batch: int) -> None:
         self.name, self.phase, self.batch = name, phase, batch
-        """``batch``: sequences."""
+        """``batch``: sequences, or samples."""
         self.tensors: dict[str, Tensor] = {}
         self.nx = nx.DiGraph()
         """Nodes: operator names, with the `Operator` as attribute ``operator``."""

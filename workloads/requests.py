@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neardata.arch.errors import InputError, nearest
 
@@ -60,20 +61,8 @@ def random_requests(
     ...     3, rate_per_s=4, prompt_tokens=10, generated_tokens=5, arrivals="uniform")]
     [250000000000, 500000000000, 750000000000]
     """
-    if arrivals not in ARRIVALS:
-        raise InputError(f"unknown arrivals '{arrivals}'{nearest(arrivals, ARRIVALS)}", key="arrivals")
-    if n < 1:
-        raise InputError(f"at least one request, got {n}", key="n")
-    for key, value in (("rate_per_s", rate_per_s), ("variation", variation)):
-        if not math.isfinite(value) or value <= 0:
-            raise InputError(f"must be a number above 0, got {value}", key=key)
     draw = np.random.default_rng(seed)
-    if arrivals == "uniform":
-        gaps = np.full(n, 1.0 / rate_per_s)
-    else:
-        shape = 1.0 if arrivals == "poisson" else variation**-2
-        gaps = draw.gamma(shape, 1.0 / (shape * rate_per_s), n)
-    times = np.rint(np.cumsum(gaps) * SECOND_PS).astype(np.int64)
+    times = arrival_times(n, draw, rate_per_s=rate_per_s, arrivals=arrivals, variation=variation)
     lengths = []
     for key, given in (("prompt_tokens", prompt_tokens), ("generated_tokens", generated_tokens)):
         low, high = (given, given) if isinstance(given, int) else given
@@ -84,6 +73,29 @@ def random_requests(
         Request(int(time), int(prompt), int(generated))
         for time, prompt, generated in zip(times, *lengths, strict=True)
     ]
+
+
+def arrival_times(
+    n: int, draw: np.random.Generator, *, rate_per_s: float, arrivals: str = "poisson", variation: float = 1.0
+) -> NDArray[np.int64]:
+    """(n,) picoseconds at which requests come; see `random_requests`.
+
+    Raises:
+        InputError: an unknown kind of arrivals, numbers out of range.
+    """
+    if arrivals not in ARRIVALS:
+        raise InputError(f"unknown arrivals '{arrivals}'{nearest(arrivals, ARRIVALS)}", key="arrivals")
+    if n < 1:
+        raise InputError(f"at least one request, got {n}", key="n")
+    for key, value in (("rate_per_s", rate_per_s), ("variation", variation)):
+        if not math.isfinite(value) or value <= 0:
+            raise InputError(f"must be a number above 0, got {value}", key=key)
+    if arrivals == "uniform":
+        gaps = np.full(n, 1.0 / rate_per_s)
+    else:
+        shape = 1.0 if arrivals == "poisson" else variation**-2
+        gaps = draw.gamma(shape, 1.0 / (shape * rate_per_s), n)
+    return np.rint(np.cumsum(gaps) * SECOND_PS).astype(np.int64)
 
 
 def load_requests(path: str | Path) -> list[Request]:

@@ -5,7 +5,7 @@ from neardata.arch.storage.compute import DieCompute
 from neardata.arch.storage.flash import Bus, Ecc, Flash
 from neardata.arch.storage.loader import load_ssd, ssd_names
 from neardata.arch.storage.ssd import Cache, Compat, Controller, Energy, Gc, HostLink, Mapping, Ssd
-from neardata.arch.storage.tiles import balanced_columns, page_weights, share_of_dies
+from neardata.arch.storage.tiles import balanced_columns, multiplying_gb_per_s, page_weights, share_of_dies
 
 __all__ = [
     "AttentionEngine",
@@ -23,6 +23,7 @@ __all__ = [
     "Ssd",
     "balanced_columns",
     "load_ssd",
+    "multiplying_gb_per_s",
     "page_weights",
     "share_of_dies",
     "ssd_names",

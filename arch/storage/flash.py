@@ -185,7 +185,7 @@ class Ecc(StrictModel):
     source: str
 
     def retry_probability(self, page_bytes: int, attempt: int) -> float:
-        """That a page has an uncorrectable codeword: 1 - P(at most ``correctable_bits`` of n wrong)^codewords.
+        """That a page has an uncorrectable codeword: 1 - P(at most ``correctable_bits`` wrong)^codewords.
 
         Args:
             attempt: 0 for the first read.

@@ -68,7 +68,8 @@ class Gc(StrictModel):
     threshold: Annotated[float, Field(ge=0, lt=1)]
     """Collect when fewer blocks of the plane are free."""
     reserve: Annotated[int, Field(ge=1, le=1024)]
-    """Free blocks kept for collection; the host's writes wait. At most so many blocks are collected at a time."""
+    """Free blocks kept for collection; the host's writes wait. At most so many blocks are collected at a
+    time."""
     first: bool
     """Before the host's requests (not preemptible), or behind them."""
     copyback: bool = False
@@ -76,7 +77,8 @@ class Gc(StrictModel):
     youngest_first: bool = True
     """Dynamic wear levelling: of the free blocks the least erased is written next."""
     wear_gap: Annotated[int, Field(ge=0)] = 0
-    """Static wear levelling: the least erased block is moved when the most erased one is so far ahead; 0: not."""
+    """Static wear levelling: the least erased block is moved when the most erased one is so far ahead; 0:
+    not."""
     source: str
 
 
@@ -233,7 +235,7 @@ class Ssd(StrictModel):
         frontiers = 2 + (self.mapping.table == "cached")
         if self.flash.blocks_per_plane < frontiers + self.gc.reserve + 1:
             raise ValueError(
-                f"flash.blocks_per_plane: {self.flash.blocks_per_plane} are too few; {frontiers} are written to,"
-                f" {self.gc.reserve} are gc.reserve, and one must be left"
+                f"flash.blocks_per_plane: {self.flash.blocks_per_plane} are too few; {frontiers} are written"
+                f" to, {self.gc.reserve} are gc.reserve, and one must be left"
             )
         return self

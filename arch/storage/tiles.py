@@ -36,6 +36,19 @@ def balanced_columns(flash: Flash, weights: str) -> int:
     return 1 << int(log2(isqrt(cores * page_weights(flash, weights))))
 
 
+def multiplying_gb_per_s(ssd: Ssd) -> float:
+    """Peak at which a matrix goes through dies and channels together, 10^9 bytes/s: a plane of every die that
+    has a core, and what the channels carry beside it.
+
+    >>> from neardata.arch.storage import load_ssd
+    >>> [round(multiplying_gb_per_s(load_ssd(f"cambricon-llm-{size}")), 1) for size in "sml"]
+    [25.5, 85.9, 311.6]
+    """
+    flash = ssd.flash
+    dies = flash.dies * flash.page_bytes / min(flash.read_ns) if ssd.compute is not None else 0.0
+    return dies + flash.channels * ssd.bus.gb_per_s
+
+
 def share_of_dies(ssd: Ssd, columns: int, weights: str, activations: str, vectors: int = 1) -> float:
     """Share of a matrix that dies multiply while the rest streams out (arXiv 2409.15654 Sec. V).
 

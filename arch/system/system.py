@@ -9,6 +9,7 @@
       pim: {kind: pim, device: hbm-pim, channels: 80, count: 2, memory_of: gpu}
       host: {kind: memory, capacity_gb: 512}
       drive: {kind: storage, device: cambricon-llm-s, count: 2, attached_to: gpu}
+      fpga: {kind: stream, fpga: u55c, capacity_gb: 16, pipelines: {image: preba-image}}
     links:
       nvlink: {link: nvlink-3, between: [gpu]}
       pcie: {link: pcie-4-x16, between: [gpu, host]}
@@ -22,7 +23,7 @@ storage unit end at the processor that it is ``attached_to``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ from neardata.arch.link import Link, load_link
 from neardata.arch.processor import Processor, load_processor
 from neardata.arch.storage import Ssd, load_ssd
 from neardata.arch.storage.ssd import SECTOR
+from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 
 DATA = Path(__file__).parent / "data"
 MOST_UNITS = 4096
@@ -96,7 +98,24 @@ class StorageUnit(StrictModel):
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
-AnyUnit = ProcessorUnit | PimUnit | MemoryUnit | StorageUnit
+class StreamUnit(StrictModel):
+    """An FPGA with streaming pipelines, and its memory. It runs one task at a time."""
+
+    kind: Literal["stream"]
+    pipelines: Annotated[dict[str, str], Field(min_length=1)]
+    """What tasks call each: a name of `neardata.arch.stream.pipeline_names`, or a file."""
+    capacity_gb: Annotated[float, Field(gt=0)]
+    """Decimal GB of its memory."""
+    fpga: str | None = None
+    """A name of `neardata.arch.stream.fpga_names`, or a file: all pipelines must fit it together."""
+    fidelity: Literal["analytic", "cycle"] = "analytic"
+    """Of memory ports: by rate and latency, or request by request."""
+    count: Count = 1
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """``{"image.replicas.count": 2}``: a key of a pipeline, behind its name here."""
+
+
+AnyUnit = ProcessorUnit | PimUnit | MemoryUnit | StorageUnit | StreamUnit
 Unit = Annotated[AnyUnit, Field(discriminator="kind")]
 
 
@@ -179,7 +198,7 @@ class System:
             return self.processor(group).memory.bytes
         if isinstance(unit, StorageUnit):
             return self.drive(group).logical_sectors * SECTOR
-        if unit.capacity_gb is not None:
+        if unit.capacity_gb is not None:  # always, of a memory and of a stream unit
             return round(unit.capacity_gb * 1e9)
         assert isinstance(unit, PimUnit)
         return load_device(unit.device, unit.overrides).capacity_bytes * unit.channels
@@ -222,6 +241,20 @@ class System:
             return None
         return self.names(unit.attached_to)[instance.index]
 
+    def pipeline(self, group: str, name: str) -> Pipeline:
+        """A pipeline of a stream group.
+
+        Raises:
+            InputError: the group has none of that name.
+        """
+        unit = self.units[group]
+        assert isinstance(unit, StreamUnit)
+        if name not in unit.pipelines:
+            raise InputError(f"'{group}' has no pipeline '{name}'{nearest(name, unit.pipelines)}")
+        own = f"{name}."
+        overrides = {k.removeprefix(own): v for k, v in unit.overrides.items() if k.startswith(own)}
+        return load_pipeline(unit.pipelines[name], overrides)
+
     def link(self, name: str) -> Link:
         """Description of a link."""
         return load_link(self.links[name].link, self.links[name].overrides)
@@ -243,7 +276,7 @@ class System:
         return None
 
     def groups(self, kind: str) -> list[str]:
-        """Groups of ``processor``, ``pim``, ``memory`` or ``storage`` units."""
+        """Groups of ``processor``, ``pim``, ``memory``, ``storage`` or ``stream`` units."""
         return [name for name, unit in self.units.items() if unit.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,6 +337,16 @@ def parse_system(data: Any) -> System:
         raise InputError(message, key=".".join(map(str, keys)) or None) from None
 
 
+def _check_stream(system: System, group: str, unit: StreamUnit) -> None:
+    for key in unit.overrides:
+        if key.partition(".")[0] not in unit.pipelines:
+            raise InputError(f"begins with no pipeline{nearest(key, unit.pipelines)}", key=key)
+    for name in unit.pipelines:
+        system.pipeline(group, name)
+    if unit.fpga is not None:
+        load_fpga(unit.fpga)
+
+
 def _changed(data: Any, keys: list[str], value: Any, whole: str) -> Any:
     if not isinstance(data, dict):
         raise InputError("there is no such key", key=whole)
@@ -320,7 +363,7 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         return file.error(message, *keys) if file else InputError(message, key=".".join(keys))
 
     def placed(
-        problem: InputError, keys: tuple[str, ...], names: str, overrides: Iterable[str]
+        problem: InputError, keys: tuple[str, ...], names: str, overrides: Collection[object]
     ) -> InputError:
         """The problem of a description, at the override or else at the name that led to it."""
         if problem.file is not None:
@@ -339,8 +382,10 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
                 system.drive(name)
             elif isinstance(unit, ProcessorUnit):
                 system.processor(name)
+            elif isinstance(unit, StreamUnit):
+                _check_stream(system, name, unit)
         except InputError as problem:
-            names = "processor" if isinstance(unit, ProcessorUnit) else "device"
+            names = {"pim": "device", "storage": "device", "stream": "pipelines"}.get(unit.kind, "processor")
             overrides = () if isinstance(unit, MemoryUnit) else unit.overrides
             raise placed(problem, keys, names, overrides) from None
         key, partner = "", None

@@ -100,6 +100,39 @@ def matmul(
     )
 
 
+def convolution(
+    processor: Processor,
+    m: int,
+    n: int,
+    k: int,
+    input_elements: int,
+    *,
+    activation_dtype: str = "tf32",
+) -> Cost:
+    """A convolution as its implicit product ``y[m, n] = x[m, k] w[n, k]``: the arithmetic of the
+    product, but each element of the map it reads comes from the memory once.
+
+    Args:
+        processor: where it runs.
+        m: positions of the output, of all images.
+        n: output channels.
+        k: input channels times positions of the kernel.
+        input_elements: of the map.
+        activation_dtype: of maps, weights and arithmetic.
+
+    Raises:
+        InputError: a size below 1, a type the processor has no arithmetic for.
+
+    >>> from neardata.arch.processor import load_processor
+    >>> gpu = load_processor("a100-40gb")
+    >>> convolution(gpu, 56 * 56, 64, 9 * 64, 64 * 56 * 56).memory_bytes == 4 * (2 * 64 * 56**2 + 64 * 576)
+    True
+    """
+    _positive(m=m, n=n, k=k, input_elements=input_elements)
+    weights = stored_bytes(activation_dtype, n * k, k)
+    return _products(processor, ((m, 1),), n, k, weights, activation_dtype, activation_dtype, input_elements)
+
+
 def expert_matmul(
     processor: Processor,
     tokens: Sequence[int],
@@ -145,6 +178,7 @@ def elementwise(
     *,
     cached: bool = True,
     memory_bytes: int = 0,
+    rows: int = 0,
 ) -> Cost:
     """Norms, activations, gathers: bytes streamed past the vector units.
 
@@ -157,6 +191,7 @@ def elementwise(
         cached: a producer just wrote the input: of all bytes, those that fit a third of the last
             cache go to it and not to the memory.
         memory_bytes: of all bytes, those that come from or go to the memory whatever the cache holds.
+        rows: reduced one by one, each by a block of its own (the processor's ``row_ns``).
 
     Raises:
         InputError: a negative number, more bytes of memory than bytes, no launch.
@@ -166,14 +201,16 @@ def elementwise(
     'launch'
     """
     _positive(launches=launches)
-    if min(read_bytes, write_bytes, operations, memory_bytes) < 0:
-        raise InputError("bytes and operations must not be negative")
+    if min(read_bytes, write_bytes, operations, memory_bytes, rows) < 0:
+        raise InputError("bytes, operations and rows must not be negative")
     moved = read_bytes + write_bytes
     if memory_bytes > moved:
         raise InputError(f"{memory_bytes} bytes of memory are more than the {moved} read and written")
     cache = processor.cache
     hits = min(moved - memory_bytes, cache.bytes // _ELEMENTWISE_SHARE) if cached and cache else 0
-    peak = processor.compute.vector_tflops
+    compute = processor.compute
+    peak = compute.vector_tflops
+    rows_ps = rows * compute.row_ns.value * 1000 / compute.units if compute.row_ns else 0.0
     cache_ps = 0.0
     if cache:
         crossing = read_bytes + _WRITE_READS * write_bytes
@@ -184,11 +221,11 @@ def elementwise(
         memory_bytes=moved - hits,
         peak_ops_per_ps=peak,
         pj_per_operation=processor.vector_pj_per_operation,
-        compute_ps=operations / peak,
+        compute_ps=max(operations / peak, rows_ps),
         cache_ps=cache_ps,
         cache_bytes=moved if cache else 0,
         launches=launches,
-        launch_ns=processor.compute.elementwise_ns,
+        launch_ns=compute.elementwise_ns,
     )
 
 
@@ -206,13 +243,16 @@ def _products(
     weight_bytes: int,
     activation_dtype: str,
     output_dtype: str,
+    input_elements: int | None = None,
 ) -> Cost:
-    """``products``: rows, and how many products have as many."""
+    """``products``: rows, and how many products have as many; ``input_elements`` that the memory gives,
+    if not all of the rows."""
     peak = processor.peak_ops_per_ps(activation_dtype)
     width = element_bits(activation_dtype) / 8
     rows = sum(m * count for m, count in products)
     units, cache = processor.compute.units, processor.cache
-    activation_bits = rows * (k * element_bits(activation_dtype) + n * element_bits(output_dtype))
+    given = rows * k if input_elements is None else input_elements
+    activation_bits = given * element_bits(activation_dtype) + rows * n * element_bits(output_dtype)
     memory_bytes = weight_bytes + -(-activation_bits // 8)
     memory_ps = memory_bytes / (processor.memory_bytes_per_ps * processor.efficiency.memory.value)
     unit = processor.memory.unit_gb_per_s

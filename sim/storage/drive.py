@@ -15,7 +15,7 @@ from neardata.arch.storage import Ssd
 from neardata.arch.storage.ssd import SECTOR
 from neardata.sim.storage import fields as f
 from neardata.sim.storage.clock import Clock
-from neardata.sim.storage.state import DriveState, drive_state, more_room
+from neardata.sim.storage.state import DriveState, addresses, drive_state, more_room
 from neardata.sim.storage.statistics import FlashUse, flash_use
 from neardata.sim.storage.tables import Table
 
@@ -186,8 +186,8 @@ def run_drive(
         requests: with arrivals, or of a closed loop.
         depth: requests under way in a closed loop.
         stop_ns: a closed loop starts no request after it.
-        more: gives a closed loop more requests, at least as many as asked for; without it, ``requests`` are all.
-        seed: of choices of garbage collection and of failed reads.
+        more: gives a closed loop more requests, at least as many as asked for; without it, ``requests`` are
+        all. seed: of choices of garbage collection and of failed reads.
         stop: ends the run early, with what was done.
         progress: told how many requests have ended.
 
@@ -211,7 +211,7 @@ def run_drive(
         d[f.D_STOP] = clock.ticks(stop_ns)
     partial = False
     while True:
-        status = run(state, n)
+        status = run(addresses(state._asdict()), n)
         if progress is not None:
             progress(int(m[f.M_ENDED]))
         if stop is not None and stop.is_set():
@@ -228,7 +228,8 @@ def run_drive(
             state = more_room(state)
         elif status == f.FAILED:
             raise InputError(
-                f"plane {m[f.M_ERROR_AT]} ran out of free blocks; raise gc.reserve or mapping.over_provisioning"
+                f"plane {m[f.M_ERROR_AT]} ran out of free blocks;"
+                " raise gc.reserve or mapping.over_provisioning"
             )
         elif status == f.RAN:
             break
@@ -257,7 +258,9 @@ def _append(state: DriveState, n: int, new: Requests, clock: Clock, ssd: Ssd) ->
 
 def _check(ssd: Ssd, requests: Requests) -> None:
     most = ssd.logical_pages * ssd.sectors_per_page
-    wrong = np.flatnonzero((requests.lba < 0) | (requests.sectors < 1) | (requests.lba + requests.sectors > most))
+    wrong = np.flatnonzero(
+        (requests.lba < 0) | (requests.sectors < 1) | (requests.lba + requests.sectors > most)
+    )
     if len(wrong):
         i = wrong[0]
         raise InputError(
@@ -269,7 +272,9 @@ def _check(ssd: Ssd, requests: Requests) -> None:
         if len(wrong):
             raise InputError(f"request {wrong[0]} arrives before the one before it, or before 0")
         if requests.arrive_ns[-1] * 1000 * Clock.of(ssd.bus.mt_per_s).per_ps > f.FAR / 2:
-            raise InputError(f"request {len(requests) - 1} arrives after {requests.arrive_ns[-1]:g} ns: too late")
+            raise InputError(
+                f"request {len(requests) - 1} arrives after {requests.arrive_ns[-1]:g} ns: too late"
+            )
 
 
 def _conserved(state: DriveState, sent: int) -> None:
@@ -298,7 +303,8 @@ def _report(
     return SsdReport(
         ssd=ssd, clock=clock, end=int(m[f.M_NOW]), last=int(m[f.M_LAST]), requests=len(table),
         reads=int((op == READ).sum()), writes=int((op == WRITE).sum()),
-        bytes_read=int(sectors[op == READ].sum()) * SECTOR, bytes_written=int(sectors[op == WRITE].sum()) * SECTOR,
+        bytes_read=int(sectors[op == READ].sum()) * SECTOR,
+        bytes_written=int(sectors[op == WRITE].sum()) * SECTOR,
         stop_ns=stop_ns, table=table, use=use, counts={name: int(m[k]) for name, k in _COUNTS.items()},
         busy={
             "host link up": m[f.M_UP_BUSY] / end,

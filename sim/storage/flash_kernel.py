@@ -2,8 +2,9 @@
 
 Tables are int64: ``x`` (transactions), ``u`` (units), ``c`` (channels), ``p`` (parameters), ``t`` (timings,
 ticks), ``g`` (counters), ``h`` (heap of events: time, code), ``done`` (transactions that ended,
-``g[FINISHED]`` of them). Columns are those of `neardata.sim.storage.fields`. A unit executes one array command
-at a time: a die, a plane of independent ones, or a chip where its dies work together. tests/naive/flash.py is
+``g[FINISHED]`` of them). Columns are those of `neardata.sim.storage.fields`. A unit executes one array
+command at a time: a die, a plane of independent ones, or a chip where its dies work together.
+tests/naive/flash.py is
 the twin.
 """
 
@@ -13,9 +14,10 @@ import numpy as np
 from numba import njit
 
 from neardata.sim.storage.fields import *  # noqa: F403
+from neardata.sim.storage.table_kernel import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def push(h, g, time, code):
     """Add an event to the heap."""
     i = g[HEAP]
@@ -31,7 +33,7 @@ def push(h, g, time, code):
     h[i, 1] = code
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def pop(h, g):
     """Remove the first event and return its code."""
     first = h[0, 1]
@@ -58,7 +60,7 @@ def pop(h, g):
     return first
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def transfer(p, size):
     """Ticks of ``size`` bytes on the bus."""
     if p[TWO_BYTES] >= 0:
@@ -67,9 +69,10 @@ def transfer(p, size):
     return (size + p[WIDTH] - 1) // p[WIDTH] * p[PER_TRANSFER]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def submit(x, u, c, g, i, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def submit(s, i, now):
     """Queue a transaction at its unit."""
+    x, u, c, g = t_x(s), t_u(s), t_c(s), t_g(s)
     unit = x[i, UNIT]
     ch = u[unit, CHANNEL]
     if c[ch, OPEN] == 0 and c[ch, BUS] == BUS_IDLE:
@@ -89,9 +92,11 @@ def submit(x, u, c, g, i, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _take(x, u, p, unit, first, second, taken):
-    """Take what one command can hold from the queues ``first`` and ``second``; its first transaction or NONE."""
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _take(s, unit, first, second):
+    """Take what one command can hold from the queues ``first`` and ``second``; its first transaction or
+    NONE."""
+    x, u, p, taken = t_x(s), t_u(s), t_p(s), t_taken(s)
     head = u[unit, HEADS + first]
     die = x[head, DIE]
     chosen, last, planes, page, n = NONE, NONE, 0, 0, 0
@@ -130,9 +135,10 @@ def _take(x, u, p, unit, first, second, taken):
     return chosen
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _issue(s, unit, kinds, now):
     """Put a command for ``unit`` on the idle bus. ``kinds``: 1 reads, 2 programs and erases, 3 both."""
+    x, u, c, p, t, g, h, taken = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s), t_taken(s)
     ch = u[unit, CHANNEL]
     state = u[unit, STATE]
     free = state == IDLE and u[unit, REG] == EMPTY
@@ -170,7 +176,7 @@ def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
                 elif kind == ERASE and p[SUSPENDS] & 2 and left >= p[LEAST_ERASE]:
                     suspends = True
             if readable or suspends:
-                chosen = _take(x, u, p, unit, first, second, taken)
+                chosen = _take(s, unit, first, second)
                 tried = p[CHIP_WHOLE] == 1
     if chosen == NONE and kinds & 2 and free and not tried and u[unit, SUSPENDED] == NONE:
         first, second = NONE, NONE
@@ -184,10 +190,10 @@ def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
         elif has_move:
             first = GC_WRITE
         if first != NONE:
-            chosen = _take(x, u, p, unit, first, second, taken)
+            chosen = _take(s, unit, first, second)
             tried = p[CHIP_WHOLE] == 1
         if chosen == NONE and has_erase and not tried:
-            chosen = _take(x, u, p, unit, GC_ERASE, NONE, taken)
+            chosen = _take(s, unit, GC_ERASE, NONE)
     if chosen == NONE:
         return False
 
@@ -238,7 +244,7 @@ def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
     u[unit, PHASE] = 0
     u[unit, GAVE_WAY] = 0
     u[unit, DELAY] = now + delay
-    _lost(c, u, ch, unit, now, LOST_FEW)
+    _lost(s, ch, unit, now, LOST_FEW)
     c[ch, BUSY_COMMAND] += time
     c[ch, BUSY_IN] += data
     c[ch, BUS] = BUS_COMMAND
@@ -248,9 +254,10 @@ def _issue(x, u, c, p, t, g, h, unit, kinds, now, taken):
     return True
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _lost(c, u, ch, unit, now, cause):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _lost(s, ch, unit, now, cause):
     """Charge the idle bus time before a transfer to what it waited for."""
+    c, u = t_c(s), t_u(s)
     gap = now - c[ch, IDLE_SINCE]
     if gap:
         if cause == LOST_FEW and u[unit, READY_AT] == now:
@@ -264,9 +271,10 @@ def _lost(c, u, ch, unit, now, cause):
         c[ch, cause] += gap
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _send(x, u, c, p, g, h, ch, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _send(s, ch, now):
     """Start the first waiting data on the idle bus."""
+    x, c, p, g, h = t_x(s), t_c(s), t_p(s), t_g(s), t_h(s)
     for rank in range(RANKS):
         i = c[ch, OUT_HEADS + rank]
         if i == NONE:
@@ -283,7 +291,7 @@ def _send(x, u, c, p, g, h, ch, now):
         x[i, LEFT] -= size
         g[BYTES_OUT_SUM] += size
         time = p[OUT_SETUP] + transfer(p, size)
-        _lost(c, u, ch, x[i, UNIT], now, LOST_COMPUTE if x[i, COMPUTE] > 0 else LOST_READ)
+        _lost(s, ch, x[i, UNIT], now, LOST_COMPUTE if x[i, COMPUTE] > 0 else LOST_READ)
         c[ch, BUSY_OUT] += time
         c[ch, BUS] = BUS_OUT
         c[ch, BUS_ITEM] = i
@@ -293,9 +301,10 @@ def _send(x, u, c, p, g, h, ch, now):
     return False
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def arbitrate(x, u, c, p, t, g, h, ch, now, taken):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def arbitrate(s, ch, now):
     """Give an idle bus to what comes first: copyback, reads' commands, data, other commands."""
+    x, u, c, p, t, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s)
     if c[ch, BUS] != BUS_IDLE:
         return
     unit = c[ch, COPY_HEAD]
@@ -308,7 +317,7 @@ def arbitrate(x, u, c, p, t, g, h, ch, now, taken):
         u[unit, PHASE] = 1
         u[unit, DELAY] = now
         time = t[T_PROGRAM_COMMAND, u[unit, COUNT]]
-        _lost(c, u, ch, unit, now, LOST_READ)
+        _lost(s, ch, unit, now, LOST_READ)
         c[ch, BUSY_COMMAND] += time
         c[ch, BUS] = BUS_COMMAND
         c[ch, BUS_ITEM] = unit
@@ -316,14 +325,14 @@ def arbitrate(x, u, c, p, t, g, h, ch, now, taken):
         push(h, g, now + time, E_BUS << E_SHIFT | ch)
         return
     command_first = p[COMMAND_FIRST] == 1
-    if not command_first and _send(x, u, c, p, g, h, ch, now):
+    if not command_first and _send(s, ch, now):
         return
     n = p[UNITS]
     for turn in range(2 if command_first else 1):
         kinds = 3
         if command_first:
             kinds = 1 if turn == 0 else 2
-            if turn == 1 and _send(x, u, c, p, g, h, ch, now):
+            if turn == 1 and _send(s, ch, now):
                 return
         ready = c[ch, CANDIDATES]
         if ready == 0:
@@ -331,14 +340,15 @@ def arbitrate(x, u, c, p, t, g, h, ch, now, taken):
         local = c[ch, TURN]
         for _ in range(n):
             after = local + 1 if local + 1 < n else 0
-            if ready >> local & 1 and _issue(x, u, c, p, t, g, h, ch * n + local, kinds, now, taken):
+            if ready >> local & 1 and _issue(s, ch * n + local, kinds, now):
                 c[ch, TURN] = after
                 return
             local = after
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _finish(x, u, c, g, done, i, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _finish(s, i, now):
+    x, u, c, g, done = t_x(s), t_u(s), t_c(s), t_g(s), t_done(s)
     ch = u[x[i, UNIT], CHANNEL]
     x[i, DONE] = now
     c[ch, OPEN] -= 1
@@ -357,9 +367,10 @@ def _finish(x, u, c, g, done, i, now):
     g[FINISHED] += 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _to_register(x, u, c, p, g, h, done, unit, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _to_register(s, unit, now):
     """The page, or pages, of an ended read are in the register: compute, then leave."""
+    x, u, g, h = t_x(s), t_u(s), t_g(s), t_h(s)
     group = u[unit, GROUP]
     u[unit, STATE] = IDLE
     u[unit, LAST_OP] = READ
@@ -375,11 +386,12 @@ def _to_register(x, u, c, p, g, h, done, unit, now):
         u[unit, BUSY_COMPUTE] += compute
         push(h, g, now + compute, E_COMPUTE << E_SHIFT | unit)
         return
-    _leave(x, u, c, g, done, unit, now)
+    _leave(s, unit, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _leave(x, u, c, g, done, unit, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _leave(s, unit, now):
+    x, u, c, g = t_x(s), t_u(s), t_c(s), t_g(s)
     ch = u[unit, CHANNEL]
     i = u[unit, REG_GROUP]
     left = 0
@@ -388,7 +400,7 @@ def _leave(x, u, c, g, done, unit, now):
         if x[i, KIND] == READ_COMPUTE:
             g[BYTES_COMPUTED] += x[i, A]
         if x[i, BYTES_OUT] == 0:
-            _finish(x, u, c, g, done, i, now)
+            _finish(s, i, now)
         else:
             left += 1
             rank = x[i, RANK]
@@ -406,9 +418,10 @@ def _leave(x, u, c, g, done, unit, now):
     g[DIRTY] |= 1 << ch
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def _resume(x, u, g, h, unit, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def _resume(s, unit, now):
     """A suspended command goes on when the unit has nothing else in hand."""
+    x, u, g, h = t_x(s), t_u(s), t_g(s), t_h(s)
     if u[unit, SUSPENDED] != NONE and u[unit, STATE] == IDLE and u[unit, REG] == EMPTY:
         left = u[unit, SUSPENDED_LEFT]
         u[unit, GROUP] = u[unit, SUSPENDED]
@@ -420,9 +433,10 @@ def _resume(x, u, g, h, unit, now):
         push(h, g, now + left, E_ARRAY << E_SHIFT | unit)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def flash_event(x, u, c, p, t, g, h, done, code, now):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def flash_event(s, code, now):
     """What happens at an event of the flash."""
+    x, u, c, p, t, g, h = t_x(s), t_u(s), t_c(s), t_p(s), t_t(s), t_g(s), t_h(s)
     kind = code >> E_SHIFT
     index = code & ((1 << E_SHIFT) - 1)
     if kind == E_BUS:
@@ -490,12 +504,12 @@ def flash_event(x, u, c, p, t, g, h, done, code, now):
                         u[unit, END] = now + p[CACHE_MOVE]
                         push(h, g, u[unit, END], E_ARRAY << E_SHIFT | unit)
                     else:
-                        _to_register(x, u, c, p, g, h, done, unit, now)
-                _resume(x, u, g, h, unit, now)
+                        _to_register(s, unit, now)
+                _resume(s, unit, now)
             if p[DECODE] > 0:
                 push(h, g, now + p[DECODE], E_DECODED << E_SHIFT | i)
             else:
-                _finish(x, u, c, g, done, i, now)
+                _finish(s, i, now)
     elif kind == E_ARRAY:
         unit = index
         state = u[unit, STATE]
@@ -506,8 +520,8 @@ def flash_event(x, u, c, p, t, g, h, done, code, now):
         i = u[unit, GROUP]
         op = x[i, KIND]
         if state == MOVING:
-            _to_register(x, u, c, p, g, h, done, unit, now)
-            _resume(x, u, g, h, unit, now)
+            _to_register(s, unit, now)
+            _resume(s, unit, now)
         elif op == COPYBACK and u[unit, PHASE] == 0:
             u[unit, STATE] = COPY_WAIT
             x[i, NEXT] = NONE
@@ -524,9 +538,9 @@ def flash_event(x, u, c, p, t, g, h, done, code, now):
             u[unit, GAVE_WAY] = 0
             while i != NONE:
                 mate = x[i, MATE]
-                _finish(x, u, c, g, done, i, now)
+                _finish(s, i, now)
                 i = mate
-            _resume(x, u, g, h, unit, now)
+            _resume(s, unit, now)
         elif u[unit, REG] != EMPTY:
             u[unit, STATE] = HOLDING
         elif p[CACHE_MOVE] > 0:
@@ -534,11 +548,11 @@ def flash_event(x, u, c, p, t, g, h, done, code, now):
             u[unit, END] = now + p[CACHE_MOVE]
             push(h, g, u[unit, END], E_ARRAY << E_SHIFT | unit)
         else:
-            _to_register(x, u, c, p, g, h, done, unit, now)
-            _resume(x, u, g, h, unit, now)
+            _to_register(s, unit, now)
+            _resume(s, unit, now)
     elif kind == E_COMPUTE:
         unit = index
-        _leave(x, u, c, g, done, unit, now)
+        _leave(s, unit, now)
         if u[unit, REG] == EMPTY:
             if u[unit, STATE] == HOLDING:
                 if p[CACHE_MOVE] > 0:
@@ -546,14 +560,14 @@ def flash_event(x, u, c, p, t, g, h, done, code, now):
                     u[unit, END] = now + p[CACHE_MOVE]
                     push(h, g, u[unit, END], E_ARRAY << E_SHIFT | unit)
                 else:
-                    _to_register(x, u, c, p, g, h, done, unit, now)
-            _resume(x, u, g, h, unit, now)
+                    _to_register(s, unit, now)
+            _resume(s, unit, now)
     else:
-        _finish(x, u, c, g, done, index, now)
+        _finish(s, index, now)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def run_transactions(x, u, c, p, t, g, h, done, taken, order, arrive, waits, first_edge, edges):
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+def run_transactions(s, order, arrive, waits, first_edge, edges):
     """Execute transactions in the order of their arrivals and dependencies.
 
     Args:
@@ -565,6 +579,7 @@ def run_transactions(x, u, c, p, t, g, h, done, taken, order, arrive, waits, fir
     Returns:
         The time of the last event.
     """
+    g, h, done = t_g(s), t_h(s), t_done(s)
     n = len(order)
     at, now = 0, 0
     while True:
@@ -575,25 +590,25 @@ def run_transactions(x, u, c, p, t, g, h, done, taken, order, arrive, waits, fir
             return now
         now = now_next
         while g[HEAP] and h[0, 0] == now:
-            flash_event(x, u, c, p, t, g, h, done, pop(h, g), now)
+            flash_event(s, pop(h, g), now)
         while at < n and arrive[order[at]] == now:
             i = order[at]
             at += 1
             if waits[i] == 0:
-                submit(x, u, c, g, i, now)
+                submit(s, i, now)
         for k in range(g[FINISHED]):
             i = done[k]
             for e in range(first_edge[i], first_edge[i + 1]):
                 j = edges[e]
                 waits[j] -= 1
                 if waits[j] == 0 and arrive[j] <= now:
-                    submit(x, u, c, g, j, now)
+                    submit(s, j, now)
         g[FINISHED] = 0
         dirty = g[DIRTY]
         g[DIRTY] = 0
         ch = 0
         while dirty:
             if dirty & 1:
-                arbitrate(x, u, c, p, t, g, h, ch, now, taken)
+                arbitrate(s, ch, now)
             dirty >>= 1
             ch += 1

@@ -7,7 +7,7 @@ from numba import njit
 from neardata.sim.storage.fields import *  # noqa: F403
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def find(table, e, key):
     """The entry of ``key``, or NONE."""
     mask = len(table) - 1
@@ -19,7 +19,7 @@ def find(table, e, key):
     return NONE
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def insert(table, e, k, key):
     """A new entry of ``key``, as used last; there must be room."""
     slot = k[L_FREE]
@@ -44,7 +44,7 @@ def insert(table, e, k, key):
     return slot
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def touch(e, k, slot):
     """The entry is now the one used last."""
     before, after = e[slot, PREV], e[slot, SUCC]
@@ -61,7 +61,7 @@ def touch(e, k, slot):
     k[L_HEAD] = slot
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def remove(table, e, k, slot):
     """Take an entry out. Free slots below ``k[L_COUNT]`` are linked by SUCC."""
     touch(e, k, slot)

@@ -75,7 +75,12 @@ def plane_order(ssd: Ssd) -> Table:
     [0, 8, 16, 24, 32, 40, 48, 56, 4, 12]
     """
     flash = ssd.flash
-    sizes = {"C": flash.channels, "W": flash.chips_per_channel, "D": flash.dies_per_chip, "P": flash.planes_per_die}
+    sizes = {
+        "C": flash.channels,
+        "W": flash.chips_per_channel,
+        "D": flash.dies_per_chip,
+        "P": flash.planes_per_die,
+    }
     left, place = np.arange(flash.planes), {}
     for letter in ssd.mapping.allocation:
         left, place[letter] = np.divmod(left, sizes[letter])
@@ -91,7 +96,9 @@ def _lru(entries: int) -> tuple[Short, Table, Table]:
     return np.zeros(size, np.int32), np.zeros((entries, f.ENTRY_COLUMNS), np.int64), head
 
 
-def drive_state(ssd: Ssd, requests: int, *, pages_per_request: int, seed: int) -> tuple[DriveState, FlashTables]:
+def drive_state(
+    ssd: Ssd, requests: int, *, pages_per_request: int, seed: int
+) -> tuple[DriveState, FlashTables]:
     """A drive at rest, with room for so many requests.
 
     Raises:
@@ -127,7 +134,8 @@ def drive_state(ssd: Ssd, requests: int, *, pages_per_request: int, seed: int) -
         v[:, f.V_PPA] = ppa + 1
         p2l[ppa] = -(number + 1)
     filled = int(logical * mapping.filled)
-    fill_blocks = -(-(-(-filled // planes)) // pages)
+    most_filled = (filled + planes - 1) // planes
+    fill_blocks = (most_filled + pages - 1) // pages
     fill_at = map_blocks + 1 if cached else 0
     used = fill_at + fill_blocks
     fronts = 2
@@ -142,7 +150,9 @@ def drive_state(ssd: Ssd, requests: int, *, pages_per_request: int, seed: int) -
     if cached:
         grid[:, map_blocks, f.WRITTEN] = map_page
     grid[:, fill_at:used, f.WRITTEN] = pages
-    padding = np.full(planes, fill_blocks * pages) - (filled // planes + (np.arange(planes) < filled % planes))
+    padding = np.full(planes, fill_blocks * pages) - (
+        filled // planes + (np.arange(planes) < filled % planes)
+    )
     if fill_blocks:  # pages of the last block that no logical page is in
         grid[order, used - 1, f.INVALID] = np.minimum(padding, pages)
         if (padding > pages).any():
@@ -212,7 +222,11 @@ def _parameters(ssd: Ssd, clock: Clock) -> Table:
         d[f.D_RAM_FIRST] = clock.ticks(cache.t_rcd) + clock.ticks(cache.t_cl)
         d[f.D_RAM_ROW_TIME] = d[f.D_RAM_FIRST] + clock.ticks(cache.t_rp)
     d[f.D_RAM_NUM], d[f.D_RAM_DEN] = rate.numerator, rate.denominator
-    d[f.D_RAM_ROW], d[f.D_RAM_BURST], d[f.D_RAM_FORMULA] = cache.row_bytes, cache.bus_bytes, compat.dram_formula
+    d[f.D_RAM_ROW], d[f.D_RAM_BURST], d[f.D_RAM_FORMULA] = (
+        cache.row_bytes,
+        cache.bus_bytes,
+        compat.dram_formula,
+    )
     d[f.D_RESET] = clock.ticks(FORGETS_NS)
     d[f.D_CORES], d[f.D_FETCH] = controller.cores, controller.fetch
     d[f.D_READ_TIME], d[f.D_WRITE_TIME] = clock.ticks(controller.read_ns), clock.ticks(controller.write_ns)
@@ -221,13 +235,32 @@ def _parameters(ssd: Ssd, clock: Clock) -> Table:
     lane = Fraction(str(host.lane_gb_per_s))
     per_byte = 1 / lane if compat.truncated_link else clock.per_ns / (lane * host.lanes)
     d[f.D_LINK_NUM], d[f.D_LINK_DEN] = per_byte.numerator, per_byte.denominator
-    d[f.D_COMMAND], d[f.D_COMPLETION] = host.command_bytes, host.completion_bytes
+    for column, size in (
+        (f.D_WIRE_COMMAND, host.command_bytes),
+        (f.D_WIRE_COMPLETION, host.completion_bytes),
+    ):
+        wire = host.wire_bytes(size)
+        if compat.truncated_link:
+            d[column] = -(-wire // host.lanes) * per_byte.numerator // per_byte.denominator * clock.per_ns
+        else:
+            d[column] = -(-wire * per_byte.numerator // per_byte.denominator)
     d[f.D_DOORBELL], d[f.D_REQUEST] = host.doorbell_bytes, host.request_bytes
     d[f.D_TRUNCATED], d[f.D_TICKS_NS] = compat.truncated_link, clock.per_ns
     d[f.D_READ_ALLOCATES], d[f.D_MAP_LOST] = compat.read_allocates, compat.mapping_writes_lost
     d[f.D_EARLY_ERASE] = compat.one_die_a_chip
     d[f.D_STOP] = f.FAR
     return d
+
+
+def addresses(tables: dict[str, NDArray[np.signedinteger]]) -> Table:
+    """Where the tables lie, for the kernels; they must be kept as long as this is used."""
+    out = np.zeros(2 * len(f.TABLES), np.int64)
+    for k, name in enumerate(f.TABLES):
+        table = tables.get(name)
+        if table is not None:
+            assert table.flags.c_contiguous
+            out[2 * k : 2 * k + 2] = table.ctypes.data, len(table)
+    return out
 
 
 def more_room(state: DriveState) -> DriveState:

@@ -48,8 +48,8 @@ class FlashUse:
     channel_busy: dict[str, NDArray[np.float64]]
     """Shares of the time each channel's bus carried ``command``, ``data in`` and ``data out``."""
     unit_busy: dict[str, NDArray[np.float64]]
-    """Shares of the time each die (or chip, or independent plane) spent on ``read``, ``program``, ``erase`` and
-    ``compute``."""
+    """Shares of the time each die (or chip, or independent plane) spent on ``read``, ``program``, ``erase``
+    and ``compute``."""
     lost: dict[str, float]
     """Idle bus time by cause: shares of all channels' time."""
 

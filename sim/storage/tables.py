@@ -69,7 +69,7 @@ def flash_tables(ssd: Ssd, transactions: int, *, seed: int = 1) -> FlashTables:
     p[f.GC_FIRST] = ssd.gc.first
     p[f.SPARE], p[f.PAGE_BYTES] = flash.spare_bytes if bus.spare_on_bus else 0, flash.page_bytes
     p[f.CHIP_WHOLE] = compat.one_die_a_chip
-    thresholds = [0] * max(planes + 1, flash.types, 8)
+    thresholds = [0]
     if ssd.ecc is not None:
         p[f.DECODE] = clock.ticks(ssd.ecc.decode_ns)
         if ssd.ecc.fails:
@@ -79,7 +79,7 @@ def flash_tables(ssd: Ssd, transactions: int, *, seed: int = 1) -> FlashTables:
                 for attempt in range(ssd.ecc.retries)
             ]
 
-    t = np.zeros((f.TIMING_ROWS, max(planes + 1, flash.types, len(thresholds), 8)), np.int64)
+    t = np.zeros((f.TIMING_ROWS, f.T_COLUMNS), np.int64)
     for kind in range(flash.types):
         t[f.T_READ, kind] = clock.ticks(flash.read_ns[min(kind, len(flash.read_ns) - 1)])
         t[f.T_PROGRAM, kind] = clock.ticks(flash.program_ns[min(kind, len(flash.program_ns) - 1)])

@@ -1,4 +1,4 @@
-"""Flash transactions given one by one: reads, programs, erases, copybacks, and reads that compute in the die."""
+"""Flash transactions given one by one: reads, programs, erases, copybacks, reads that compute in a die."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from neardata.arch.errors import InputError, nearest
 from neardata.arch.storage import Ssd
 from neardata.sim.storage import fields as f
 from neardata.sim.storage.clock import Clock
+from neardata.sim.storage.state import addresses
 from neardata.sim.storage.statistics import FlashUse, flash_use
 from neardata.sim.storage.tables import flash_tables
 
 KINDS = {
-    "read": f.READ, "program": f.PROGRAM, "erase": f.ERASE, "copyback": f.COPYBACK, "read-compute": f.READ_COMPUTE,
-}  # fmt: skip
+    "read": f.READ,
+    "program": f.PROGRAM,
+    "erase": f.ERASE,
+    "copyback": f.COPYBACK,
+    "read-compute": f.READ_COMPUTE,
+}
 _CLASS = {
     f.READ: f.USER_READ,
     f.READ_COMPUTE: f.USER_READ,
@@ -25,16 +30,16 @@ _CLASS = {
     f.ERASE: f.GC_ERASE,
     f.COPYBACK: f.USER_WRITE,
 }
-LOWEST = f.RANKS - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Transactions:
     """Transactions as columns; a column may be one value for all.
 
-    A read-compute sends ``bytes_in`` to the die with its command, reads the page, works on it for ``compute_ns``
-    beside the register while the array may read the next page (``flash.cache_read``), and sends ``bytes_out`` back.
-    A read with ``slice_bytes`` leaves in slices of that size, and whatever has a better ``rank`` goes between them.
+    A read-compute sends ``bytes_in`` to the die with its command, reads the page, works on it for
+    ``compute_ns`` beside the register while the array may read the next page (``flash.cache_read``), and
+    sends ``bytes_out`` back. A read with ``slice_bytes`` leaves in slices of that size, and whatever has a
+    better ``rank`` goes between them.
 
     >>> from neardata.arch.storage import load_ssd
     >>> ssd = load_ssd("cambricon-llm-s")
@@ -93,17 +98,34 @@ class Transactions:
             if kind not in KINDS:
                 raise InputError(f"unknown kind '{kind}'{nearest(kind, KINDS)}")
             kind = KINDS[kind]
-        whole = [
-            np.asarray(v) for v in (kind, channel, die, plane, page, bytes_in, bytes_out, rank, slice_bytes)
-        ]
-        times = [np.asarray(v, np.float64) for v in (compute_ns, arrive_ns)]
+        columns = (
+            kind,
+            channel,
+            die,
+            plane,
+            page,
+            bytes_in,
+            bytes_out,
+            compute_ns,
+            rank,
+            slice_bytes,
+            arrive_ns,
+        )
         try:
-            columns = np.broadcast_arrays(*whole, *times, np.zeros(len(after)) if after else np.zeros(1))
+            n = np.broadcast_shapes(*(np.shape(v) for v in columns), (len(after) or 1,))
         except ValueError:
             raise InputError("columns of transactions have different lengths") from None
-        w = [np.ascontiguousarray(v, np.int64) for v in columns[:9]]
-        compute, arrive = (np.ascontiguousarray(v, np.float64) for v in columns[9:11])
-        return cls(*w[:7], compute, *w[7:], arrive, after)
+
+        def column(values: ArrayLike) -> NDArray[np.int64]:
+            return np.array(np.broadcast_to(np.asarray(values), n), np.int64)
+
+        def times(values: ArrayLike) -> NDArray[np.float64]:
+            return np.array(np.broadcast_to(np.asarray(values), n), np.float64)
+
+        return cls(
+            column(kind), column(channel), column(die), column(plane), column(page), column(bytes_in),
+            column(bytes_out), times(compute_ns), column(rank), column(slice_bytes), times(arrive_ns), after,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -157,6 +179,9 @@ def run_transactions(ssd: Ssd, tx: Transactions, *, seed: int = 1) -> Transactio
     x, clock = tables.x, tables.clock
     x[:n, f.KIND] = tx.kind
     chip, die = np.divmod(tx.die, flash.dies_per_chip)
+    local: Any
+    inside: Any
+    plane: Any
     if ssd.compat.one_die_a_chip:
         local, inside, plane = chip, die, tx.plane
     elif flash.independent_planes:
@@ -183,16 +208,14 @@ def run_transactions(ssd: Ssd, tx: Transactions, *, seed: int = 1) -> Transactio
         order = np.argsort(sources, kind="stable")
         edges = np.repeat(np.arange(n), waits)[order]
         first_edge[1:] = np.cumsum(np.bincount(sources, minlength=n))
-    end = run(
-        x, tables.u, tables.c, tables.p, tables.t, tables.g, tables.h, tables.done,
-        np.zeros(1, np.int64),
-        np.argsort(arrive, kind="stable"), arrive, waits, first_edge, edges,
-    )  # fmt: skip
+    kept = {"taken": np.zeros(1, np.int64), **{k: getattr(tables, k) for k in ("x", *"ucptgh", "done")}}
+    order = np.argsort(arrive, kind="stable")
+    end = run(addresses(kept), order, arrive, waits, first_edge, edges)
     undone = np.flatnonzero(x[:n, f.DONE] == f.NONE)
     if len(undone):
         raise InputError(f"transaction {undone[0]} never ran: it waits for others that wait for it")
-    columns = (x[:n, k].copy() for k in (f.SUBMITTED, f.ISSUED, f.STARTED, f.DONE))
-    return TransactionReport(clock, *columns, end, flash_use(ssd, tables, end))
+    submitted, issued, started, done = (x[:n, k].copy() for k in (f.SUBMITTED, f.ISSUED, f.STARTED, f.DONE))
+    return TransactionReport(clock, submitted, issued, started, done, end, flash_use(ssd, tables, end))
 
 
 def _check(ssd: Ssd, tx: Transactions) -> None:

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, System
-from neardata.sim.program import Collective, FlashMatMul, FlashTogether, Kernel, Program, Task, Transfer
+from neardata.sim.program import (
+    Collective,
+    Elementwise,
+    FlashMatMul,
+    FlashTogether,
+    Kernel,
+    PimMatMul,
+    Program,
+    Task,
+    Transfer,
+)
 from neardata.sim.system.links import collective, transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import PimEngine
@@ -14,6 +24,7 @@ from neardata.sim.system.processors import run_on_processor
 from neardata.sim.system.report import SystemReport
 from neardata.sim.system.schedule import Job, schedule
 from neardata.sim.system.storage import StorageEngine
+from neardata.sim.system.streams import StreamEngine
 
 __all__ = ["Costs", "run"]
 
@@ -33,6 +44,7 @@ class Costs:
             for group, unit in system.units.items()
             if isinstance(unit, PimUnit)
         }
+        self._streams = {group: StreamEngine(system, group, jump=jump) for group in system.groups("stream")}
         self._processors = {group: system.processor(group) for group in system.groups("processor")}
         self._drives = {
             group: StorageEngine(system.drive(group), self._processors.get(unit.attached_to or ""), fold=fold)
@@ -62,6 +74,8 @@ class Costs:
             return self._pim[group].run(kernel)
         if group in self._drives:
             return self._drives[group].run(kernel)
+        if group in self._streams:
+            return self._streams[group].run(kernel)
         if group in self._processors:
             return run_on_processor(self._processors[group], kernel)
         if isinstance(kernel, Transfer):
@@ -112,6 +126,7 @@ def run(
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)
     report = SystemReport(program, system, tuple(groups), tuple(outcomes), plan)
     _check_conservation(report)
+    _check_sums(program)
     return report
 
 
@@ -195,6 +210,24 @@ def _check_conservation(report: SystemReport) -> None:
         if done.get(name, 0) != macs:
             problem = f"its tasks do {done.get(name, 0):,} of {macs:,} multiply-accumulates"
             raise InputError(problem, key=f"operators.{name}")
+
+
+def _check_sums(program: Program) -> None:
+    """Partial sums that a processor is to add are read by as many tasks of the same operators."""
+    waiting: dict[tuple[tuple[str, ...], int], list[str]] = {}
+    for task in program.tasks:
+        kernel = task.kernel
+        if isinstance(kernel, PimMatMul) and kernel.reduction == "processor":
+            key = (task.operators, kernel.partial_sum_bytes)
+            waiting.setdefault(key, []).append(task.name)
+        elif isinstance(kernel, Elementwise):
+            names = waiting.get((task.operators, kernel.read_bytes))
+            if names:
+                names.pop(0)
+    for (_, size), names in waiting.items():
+        if names:
+            problem = f"no elementwise task of its operators reads its {size:,} bytes of partial sums"
+            raise InputError(problem, key=f"tasks.{names[0]}")
 
 
 def is_processor(system: System, group: str) -> bool:

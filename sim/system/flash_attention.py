@@ -196,7 +196,8 @@ def attention_job(
     n = len(chosen)
     columns = (pages.stream, pages.copy, pages.position, pages.position_end, pages.channel,
                pages.channel_end, pages.bus)  # fmt: skip
-    return Job(tx, np.full(n, -1), np.zeros(n, np.int64), chosen), AttentionPages(
+    alone = np.full(n, -1, np.int64)
+    return Job(tx, alone, np.zeros(n, np.int64), chosen, alone), AttentionPages(
         *(c[chosen] for c in columns)
     )
 

@@ -26,6 +26,7 @@ from neardata.sim.storage.transactions import KINDS, Transactions
 Whole = NDArray[np.int64]
 RESULTS, STREAM = 0, 1
 """Ranks of data on their way out: sums before pages."""
+COLUMNS = [field.name for field in fields(Transactions) if field.name != "after"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,12 @@ def pages_of(kernel: FlashMatMul) -> Pages:
     )
 
 
+def shapes_of(rows: Whole, widths: Whole) -> tuple[list[int], list[int], Whole]:
+    """Of the shapes that pages have, rows and columns; and which of them each page has."""
+    found, which = np.unique(rows << 32 | widths, return_inverse=True)
+    return (found >> 32).tolist(), (found & 0xFFFFFFFF).tolist(), which
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """Transactions of kernels that start together."""
@@ -94,6 +101,38 @@ class Job:
     """Which of the kernels each is of."""
     page: Whole
     """Which page of its kernel, as `pages_of` counts them."""
+
+    round: Whole
+    """Of a die's computing reads, how many are before it; -1: one that waits for no others. Buffers hold two
+    vectors: a round begins when all dies of the channel are done with the last but one."""
+
+    def waits(self) -> tuple[tuple[int, ...], ...]:
+        """The transactions that must have ended before each; none at all: an empty tuple."""
+        if not (self.round >= 2).any():
+            return ()
+        members: dict[tuple[int, int, int], list[int]] = {}
+        keys = list(zip(self.part.tolist(), self.tx.channel.tolist(), self.round.tolist(), strict=True))
+        for i, key in enumerate(keys):
+            if key[2] >= 0:
+                members.setdefault(key, []).append(i)
+        if not any(number >= 2 for _, _, number in members):
+            return ()
+        rounds = {key: tuple(found) for key, found in members.items()}
+        return tuple(
+            rounds[part, channel, number - 2] if number >= 2 else () for part, channel, number in keys
+        )
+
+    def of(self, chosen: NDArray[np.intp], *, channel: int | None = None) -> Job:
+        """Some of them; ``channel``: put on this one."""
+        columns: dict[str, Any] = {name: getattr(self.tx, name)[chosen] for name in COLUMNS}
+        if channel is not None:
+            columns["channel"] = np.full(len(chosen), channel, np.int64)
+        place = np.full(len(self.tx), -1, np.int64)
+        place[chosen] = np.arange(len(chosen))
+        carrier = self.carrier[chosen]
+        carrier = np.where(carrier >= 0, place[carrier], -1)
+        rest = (column[chosen] for column in (self.part, self.page, self.round))
+        return Job(Transactions(**columns), carrier, *rest)
 
 
 def job_of(kernel: FlashMatMul | FlashIo, ssd: Ssd, *, shared_vectors: bool = True) -> Job:
@@ -116,7 +155,10 @@ def _matmul(kernel: FlashMatMul, ssd: Ssd, shared_vectors: bool) -> Job:
     form, activations = Format.parse(kernel.weights), Format.parse(kernel.activations)
     cores, n, computed = flash.chips_per_channel * flash.dies_per_chip, len(pages), pages.computed
     rows, widths = pages.row_end - pages.row, pages.column_end - pages.column
-    size = np.array([form.bytes_of(int(w), int(c)) for w, c in zip(pages.weights, widths, strict=True)])
+    # pages come in few shapes
+    height, width, shape = shapes_of(rows, widths)
+    held = [h * w for h, w in zip(height, width, strict=True)]
+    size = np.array([form.bytes_of(w, c) for w, c in zip(held, width, strict=True)])[shape]
     if size.max() > flash.page_bytes:
         raise InputError(
             f"{size.max()} bytes of weights do not fit a page of {flash.page_bytes}", key="page_weights"
@@ -145,13 +187,13 @@ def _matmul(kernel: FlashMatMul, ssd: Ssd, shared_vectors: bool) -> Job:
     plane[computed:] = flash.planes_per_die - others + turn[computed:] % others
 
     reads = number >= computed
-    sums = np.zeros(n, np.int64)
-    compute = np.zeros(n)
-    if ssd.compute is not None:
-        for i in range(computed):
-            sums[i] = ssd.compute.result_bytes(kernel.m * int(rows[i]), kernel.activations)
-            compute[i] = ssd.compute.ns_of(kernel.m * int(pages.weights[i]), kernel.weights)
-    vectors = np.array([activations.bytes_of(kernel.m * int(c)) for c in widths])
+    sums, compute = np.zeros(n, np.int64), np.zeros(n)
+    if ssd.compute is not None and computed:
+        core, m = ssd.compute, kernel.m
+        sums[:] = np.array([core.result_bytes(m * h, kernel.activations) for h in height])[shape]
+        compute[:] = np.array([core.ns_of(m * w, kernel.weights) for w in held])[shape]
+        compute[computed:] = 0
+    vectors = np.array([activations.bytes_of(kernel.m * c) for c in width])[shape]
     sent = ~reads & ((carrier == number) | (not shared_vectors))
     # both kinds go on at the same pace where they share a queue
     pace = np.where(reads, (turn + 0.5) / max(turn[computed:].max(initial=0) + 1, 1), 0.0)
@@ -174,7 +216,8 @@ def _matmul(kernel: FlashMatMul, ssd: Ssd, shared_vectors: bool) -> Job:
         rank=np.where(reads, STREAM, RESULTS)[order],
         slice_bytes=np.where(reads, kernel.slice_bytes, 0)[order],
     )
-    return Job(tx, carriers[order], np.zeros(n, np.int64), order)
+    rounds = np.where(reads | (not shared_vectors), -1, turn)
+    return Job(tx, carriers[order], np.zeros(n, np.int64), order, rounds[order])
 
 
 def _io(kernel: FlashIo, ssd: Ssd) -> Job:
@@ -203,7 +246,8 @@ def _io(kernel: FlashIo, ssd: Ssd) -> Job:
         rank=STREAM,
         slice_bytes=kernel.slice_bytes if reads else 0,
     )
-    return Job(tx, np.full(n, -1, np.int64), np.zeros(n, np.int64), number)
+    none = np.full(n, -1, np.int64)
+    return Job(tx, none, np.zeros(n, np.int64), number, none)
 
 
 def joined(jobs: list[Job]) -> Job:
@@ -220,4 +264,5 @@ def joined(jobs: list[Job]) -> Job:
     ]
     parts = np.repeat(np.arange(len(jobs)), [len(job.tx) for job in jobs])
     pages = np.concatenate([job.page for job in jobs])
-    return Job(Transactions(**columns), np.concatenate(carriers), parts, pages)
+    rounds = np.concatenate([job.round for job in jobs])
+    return Job(Transactions(**columns), np.concatenate(carriers), parts, pages, rounds)

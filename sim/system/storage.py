@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from neardata.arch.errors import InputError
 from neardata.arch.precision import Format
 from neardata.arch.processor import Processor
-from neardata.arch.storage import Ssd
-from neardata.sim.processor import Cost, matmul
+from neardata.arch.storage import Ssd, multiplying_gb_per_s
+from neardata.sim.processor import matmul
 from neardata.sim.program import FlashAttention, FlashIo, FlashMatMul, FlashTogether, Kernel
 from neardata.sim.storage.statistics import FlashUse
 from neardata.sim.storage.transactions import KINDS, Transactions, run_transactions
 from neardata.sim.system.flash_attention import attend
-from neardata.sim.system.flash_programs import Job, job_of, joined, pages_of
+from neardata.sim.system.flash_programs import COLUMNS, Job, job_of, joined, pages_of, shapes_of
 from neardata.sim.system.outcome import Outcome
 
 PS_PER_NS = 1000
@@ -92,7 +92,7 @@ class StorageEngine:
         """The transactions of kernels that start together, run."""
         job = joined([job_of(part, self.ssd) for part in parts])
         run, late = self._transactions(job)
-        if late:  # drifting dies: a vector would come after the page that it is for
+        if late:
             job = joined([job_of(part, self.ssd, shared_vectors=False) for part in parts])
             run, _ = self._transactions(job)
         self._check(parts, run)
@@ -105,38 +105,35 @@ class StorageEngine:
         return run
 
     def _transactions(self, job: Job) -> tuple[FlashRun, bool]:
-        """Run them; whether a vector that dies share came too late for one of them."""
-        tx, n = job.tx, len(job.tx)
+        """Run them; whether a vector that dies share came after the page of one was in its register."""
+        tx, n, flash = job.tx, len(job.tx), self.ssd.flash
         done, started = np.zeros(n, np.int64), np.zeros(n)
         uses = []
-        for members in self._groups(tx):
-            each = _of(tx, members[0])
-            if self.fold:
-                report = run_transactions(self._one, _on(each, 0))
-            else:
-                report = run_transactions(self.ssd, each)
+        for members in self._groups(job):
+            each = job.of(members[0], channel=0) if self.fold else job
+            drive = self._one if self.fold else self.ssd
+            report = run_transactions(drive, replace(each.tx, after=each.waits()))
             per_ps = report.clock.per_ps
             for chosen in members:
                 done[chosen] = -(-report.done // per_ps)
                 started[chosen] = report.started / report.clock.per_ns
             uses.append((report.use, len(members), report.time_ns))
         shared = np.flatnonzero(job.carrier >= 0)
-        flash = self.ssd.flash
-        read = np.array([flash.read_ns[min(flash.page_type(int(p)), len(flash.read_ns) - 1)]
-                         for p in tx.page[shared]])  # fmt: skip
+        kinds = [flash.page_type(page) for page in range(flash.pages_per_block)]
+        read = np.array([flash.read_ns[min(kind, len(flash.read_ns) - 1)] for kind in kinds])[tx.page[shared]]
         late = bool((started[job.carrier[shared]] > started[shared] + read).any())
         return FlashRun(job, done, tuple(uses), flash.channels), late
 
-    def _groups(self, tx: Transactions) -> list[list[NDArray[np.intp]]]:
+    def _groups(self, job: Job) -> list[list[NDArray[np.intp]]]:
         """Transactions by channel, those of channels that do the same together."""
         if not self.fold:
-            return [[np.arange(len(tx))]]
+            return [[np.arange(len(job.tx))]]
         groups: dict[bytes, list[NDArray[np.intp]]] = {}
-        for c in np.unique(tx.channel):
-            chosen = np.flatnonzero(tx.channel == c)
-            same = _on(_of(tx, chosen), 0)
-            key = b"".join(getattr(same, name).tobytes() for name in _COLUMNS)
-            groups.setdefault(key, []).append(chosen)
+        for c in np.unique(job.tx.channel):
+            chosen = np.flatnonzero(job.tx.channel == c)
+            same = job.of(chosen, channel=0)
+            columns = [getattr(same.tx, name) for name in COLUMNS] + [same.part, same.round]
+            groups.setdefault(b"".join(column.tobytes() for column in columns), []).append(chosen)
         return list(groups.values())
 
     def _check(self, parts: Sequence[FlashMatMul | FlashIo], run: FlashRun) -> None:
@@ -210,20 +207,20 @@ class StorageEngine:
         for number, part in enumerate(parts):
             if not isinstance(part, FlashMatMul) or not part.streamed:
                 continue
-            pages, known = pages_of(part), dict[tuple[int, int], Cost]()
+            pages = pages_of(part)
             mine = np.flatnonzero((job.part == number) & (job.page >= pages.computed))
-            for i, page in zip(mine, job.page[mine], strict=True):
-                size = (
-                    int(pages.row_end[page] - pages.row[page]),
-                    int(pages.column_end[page] - pages.column[page]),
+            chosen = job.page[mine]
+            rows, widths = pages.row_end - pages.row, pages.column_end - pages.column
+            height, width, shape = shapes_of(rows[chosen], widths[chosen])
+            costs = [
+                matmul(
+                    self._stream, part.m, n, k,
+                    weight_format=Format.parse(part.weights), activation_dtype=part.activations,
                 )
-                if size not in known:
-                    known[size] = matmul(
-                        self._stream, part.m, *size,
-                        weight_format=Format.parse(part.weights), activation_dtype=part.activations,
-                    )  # fmt: skip
-                took[i] = known[size].time_ps
-                pj += known[size].energy_pj["compute"]
+                for n, k in zip(height, width, strict=True)
+            ]  # fmt: skip
+            took[mine] = np.array([float(cost.time_ps) for cost in costs])[shape]
+            pj += float(np.array([cost.energy_pj["compute"] for cost in costs])[shape].sum())
             streamed[mine] = True
         if streamed.sum() != sum(part.streamed for part in streams):
             raise AssertionError("other pages came than are streamed")
@@ -236,7 +233,6 @@ class StorageEngine:
         """Least time: dies multiply as fast as arrays read while pages stream at the channels' peak."""
         flash, bus = self.ssd.flash, self.ssd.bus
         channels_b_per_ns = flash.channels * bus.gb_per_s
-        dies_b_per_ns = flash.dies * flash.page_bytes / min(flash.read_ns)
         array_b_per_ns = flash.planes * flash.page_bytes / min(flash.read_ns)
         program_b_per_ns = flash.planes * flash.page_bytes / min(flash.program_ns)
         ns = 0.0
@@ -247,8 +243,7 @@ class StorageEngine:
                 ns = max(ns, part.bytes / rate)
             else:
                 size = Format.parse(part.weights).bytes_of(part.n * part.k, part.k)
-                rate = dies_b_per_ns if self.ssd.compute is not None else 0.0
-                ns = max(ns, size / (rate + channels_b_per_ns))
+                ns = max(ns, size / multiplying_gb_per_s(self.ssd))
         return round(ns * PS_PER_NS)
 
     def _rounds_ps(self, tx: Transactions) -> int:
@@ -260,20 +255,6 @@ class StorageEngine:
         arrays = np.bincount(where[computes], minlength=1).max() * min(flash.read_ns)
         streams = np.bincount(tx.channel[reads], tx.bytes_out[reads], minlength=1).max() / bus.gb_per_s
         return round(max(float(arrays), float(streams)) * PS_PER_NS)
-
-
-_COLUMNS = [field.name for field in fields(Transactions) if field.name != "after"]
-
-
-def _of(tx: Transactions, chosen: NDArray[np.intp]) -> Transactions:
-    """Some of them."""
-    return Transactions(**{name: getattr(tx, name)[chosen] for name in _COLUMNS})
-
-
-def _on(tx: Transactions, channel: int) -> Transactions:
-    """All on one channel."""
-    columns = {name: getattr(tx, name) for name in _COLUMNS}
-    return Transactions(**{**columns, "channel": np.full(len(tx), channel, np.int64)})
 
 
 def _fed(processor: Processor) -> Processor:

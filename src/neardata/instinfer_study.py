@@ -160,7 +160,7 @@ def _cache_bytes(model: str) -> int:
 def _rates(
     drive: Ssd, model: str, context: int, batch: int, sparse: Mapping[str, Any], retries: float
 ) -> Figures:
-    """GB/s of pages while a drive does attention, and what limits them: one limit after another taken away."""
+    """GB/s of pages while a drive does attention, and without one limit after another."""
     heads, kv_heads, width = _heads(model)
     kernel = FlashAttention(
         (context,) * batch, heads, kv_heads, width, width, page_bytes=drive.flash.page_bytes

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from neardata.arch.system import System, load_system, parse_system
+from neardata.flash_studies import flash_decode
+from neardata.frontend_models import preba
 from neardata.instinfer_study import instinfer
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
@@ -29,8 +31,10 @@ from neardata.workloads.llm.routing import Correlated, Uniform
 
 Figures = dict[str, float]
 MODELS: dict[str, Callable[..., Figures]] = {
+    "flash_decode": flash_decode,
     "instinfer": instinfer,
     "pim_decode": pim_decode,
+    "preba": preba,
     "splitwise": splitwise,
     "system_decode": system_decode,
 }

@@ -10,11 +10,13 @@ import yaml
 
 from neardata.arch.dram.mapping import mapping_names
 from neardata.arch.system import parse_system
-from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit
+from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit, StreamUnit
 from neardata.cli.app import run
 from neardata.mappers.mapping import Mapping
+from neardata.mappers.products import ProductForm
 from neardata.study import Study, SystemChoice
 from neardata.workloads.patterns import PATTERNS
+from neardata.workloads.recsys import load_spec, preprocess, read_table, sample_path
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -58,14 +60,16 @@ def test_the_install_line_runs_the_quickstart():
 
 def test_every_key_of_systems_and_studies_is_described():
     described = (ROOT / "docs" / "systems.md").read_text()
-    for model in (Study, SystemChoice, Mapping, ProcessorUnit, PimUnit, MemoryUnit, LinkUse):
+    units = (ProcessorUnit, PimUnit, MemoryUnit, StreamUnit, LinkUse)
+    for model in (Study, SystemChoice, Mapping, ProductForm, *units):
         for key in model.model_fields:
             assert f"`{key}`" in described, key
 
 
 def test_the_example_system_is_one():
-    (example,) = blocks("docs/systems.md", "yaml")
-    assert parse_system(yaml.safe_load(example)).count("pim") == 2
+    system, mapping = (yaml.safe_load(example) for example in blocks("docs/systems.md", "yaml"))
+    assert parse_system(system).count("pim") == 2
+    assert Mapping.model_validate(mapping["mapping"]).products["experts.down"].k_parts == 4
 
 
 def test_the_first_look_at_memory_is_what_a_run_prints(capsys, monkeypatch):
@@ -85,6 +89,14 @@ def test_the_example_device_runs(capsys, tmp_path):
     assert report["device"] == "my-ddr4"
 
 
+def test_the_example_preprocessing_runs(tmp_path):
+    (spec,) = blocks("docs/preprocessing.md", "yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(spec)
+    batch = preprocess(load_spec(str(path)), read_table(sample_path()))
+    assert batch.dense.shape == (512, 3) and batch.sparse.keys == ("C1", "C2")
+
+
 def test_the_example_program_runs(capsys, tmp_path):
     (program,) = blocks("docs/programs.md", "yaml")
     path = tmp_path / "gemv.yaml"
@@ -96,7 +108,8 @@ def test_the_example_program_runs(capsys, tmp_path):
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("t.trace.gz").write_text("LD 0x40\nST 0x80\n")
-    for document in ("README.md", "docs/traces.md", "docs/pim.md"):  # docs/tutorial.md: with its commands
+    # docs/tutorial.md: with its commands
+    for document in ("README.md", "docs/preprocessing.md", "docs/traces.md", "docs/pim.md"):
         for example in blocks(document, "python"):
             exec(example, {})
     assert capsys.readouterr().out
@@ -131,7 +144,18 @@ def test_every_mapping_and_pattern_is_described():
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "explain", "compare", "reproduce", "dram run", "dram check", "dram curve", "pim run"]
+    "command",
+    [
+        "run",
+        "explain",
+        "compare",
+        "reproduce",
+        "dram run",
+        "dram check",
+        "dram curve",
+        "pim run",
+        "stream run",
+    ],
 )
 def test_every_option_of_the_examples_exists(command, capsys):
     helped = output_of(capsys, *command.split(), "--help")

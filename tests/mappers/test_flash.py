@@ -85,9 +85,7 @@ def test_integer_products_are_exact(
     program, costs = lowered(graph, system, FlashMapping(split=split, tile=tile))  # type: ignore[arg-type]
     draw = np.random.default_rng(seed)
     values = {
-        name: draw.integers(-128, 128, tensor.shape)
-        for name, tensor in graph.tensors.items()
-        if name != "y"
+        name: draw.integers(-128, 128, tensor.shape) for name, tensor in graph.tensors.items() if name != "y"
     }
     assert verify(program, graph, values, reach=reach_of(system)) == 0
     report = run(program, system, costs=costs)
@@ -156,8 +154,9 @@ def test_splits_are_those_asked_for() -> None:
         split: kernel_of(system, FlashMapping(split=split)).streamed  # type: ignore[arg-type]
         for split in ("dies", "formula", "fastest", "processor")
     }
+    formula = round(1024 * (1 - share_of_dies(system.drive("flash"), 256, "int8", "int8")))
     assert streamed["dies"] == 0 and streamed["processor"] == 1024
-    assert streamed["formula"] == round(1024 * (1 - share_of_dies(system.drive("flash"), 256, "int8", "int8")))
+    assert streamed["formula"] == formula
     assert 0 < streamed["fastest"] < 1024
 
 
@@ -174,7 +173,7 @@ def test_the_fastest_split_is_at_least_as_fast() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (FlashMapping(tile=(255, 2048)), "mapping.flash.tile: 255 x 2048 is not divided evenly over 4 dies"),
+        (FlashMapping(tile=(255, 2048)), "mapping.flash.tile: 255 x 2048 is not divided evenly over 4 di"),
         (FlashMapping(tile=(256, 4096)), "mapping.flash.tile: 256 x 4096 puts 32,768 weights in a page"),
     ],
 )
@@ -187,9 +186,35 @@ def test_drives_that_are_not_the_processor_s_are_refused() -> None:
     system = load_system("cambricon-llm-s")
     with pytest.raises(InputError, match=r"mapping.storage: 'npu' is no group of drives attached to 'npu'"):
         lower(one_product(1, 4, 4), system, Mapping(storage="npu"))
-    with pytest.raises(InputError, match=r"mapping.flash.split: to choose the fastest split costs are needed"):
+    with pytest.raises(
+        InputError, match=r"mapping.flash.split: to choose the fastest split costs are needed"
+    ):
         lower(one_product(1, 4, 4), system, Mapping())
     data = system.to_dict()
     data["units"]["flash"] |= {"device": "instinfer-csd", "overrides": {}}
-    with pytest.raises(InputError, match=r"mapping.flash.split: 'instinfer-csd' has no cores in its dies"):
+    with pytest.raises(InputError, match=r"flash.split: the dies of 'instinfer-csd' do not multiply int8"):
         lower(one_product(1, 4, 4), parse_system(data), Mapping(flash=FlashMapping(split="dies")))
+    program = lower(one_product(1, 4, 4), parse_system(data), Mapping())
+    assert program.tasks[0].kernel.streamed == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("pipeline", [1, 2])
+@pytest.mark.parametrize("config", [DENSE, MOE], ids=["llama", "mixtral"])
+def test_several_drives_share_a_model(tmp_path: Path, config: dict[str, Any], pipeline: int) -> None:
+    """Two processors with a drive each: split matrices, or layers one after the other."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, routing = load_model(str(tmp_path / "config.json")), Uniform(seed=1) if config is MOE else None
+    graph = llm(model, batch=2, context=5, weights="int8/g16", activations="fp16", cache="fp16",
+                routing=routing)  # fmt: skip
+    data = small().to_dict()
+    for unit in data["units"].values():
+        unit["count"] = 2
+    data["links"] = {"net": {"link": "cxl-3", "between": ["npu"]}}
+    system = parse_system(data)
+    costs = Costs(system)
+    mapping = Mapping(pipeline=pipeline)
+    program = lower(graph, system, mapping, lambda group, kernel: costs.of(group, kernel).time_ps)
+    verify(program, graph, random_values(graph, 1), reach=reach_of(system))
+    run(program, system, costs=costs)
+    units = {task.unit for task in program.tasks if isinstance(task.kernel, FlashMatMul)}
+    assert units == {"flash0", "flash1"}

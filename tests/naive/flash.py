@@ -1,7 +1,8 @@
-"""The flash back-end as plain objects: time is exact fractions of a ns, and the next event is looked for everywhere."""
+"""The flash back-end as plain objects: times are fractions of a ns, every next event is looked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -150,32 +151,32 @@ class NaiveFlash:
         times += [time for time, _ in self.decoding]
         return min((t for t in times if t is not None), default=None)
 
-    def advance(self, now: Fraction) -> None:
-        """Everything that ends now, buses first."""
-        while True:
-            for channel in self.channels:
-                if channel.end == now:
-                    self.bus_ends(channel, now)
-                    break
-            else:
-                for unit in self.units:
-                    if unit.end == now:
-                        self.array_ends(unit, now)
-                        break
-                else:
-                    for unit in self.units:
-                        if unit.compute_end == now:
-                            unit.compute_end = None
-                            self.leave(unit, now)
-                            if unit.register == "empty":
-                                self.register_freed(unit, now)
-                            break
-                    else:
-                        due = sorted((tx.number, tx) for time, tx in self.decoding if time == now)
-                        if not due:
-                            return
-                        self.decoding = [(t, tx) for t, tx in self.decoding if tx is not due[0][1]]
-                        self.finish(due[0][1], now)
+    def advance(self, now: Fraction, after: Callable[[], None] = lambda: None) -> None:
+        """Everything that ends now, buses first; ``after`` each of it."""
+        while self.one_end(now):
+            after()
+
+    def one_end(self, now: Fraction) -> bool:
+        for channel in self.channels:
+            if channel.end == now:
+                self.bus_ends(channel, now)
+                return True
+        for unit in self.units:
+            if unit.end == now:
+                self.array_ends(unit, now)
+                return True
+        for unit in self.units:
+            if unit.compute_end == now:
+                unit.compute_end = None
+                self.leave(unit, now)
+                if unit.register == "empty":
+                    self.register_freed(unit, now)
+                return True
+        due = sorted((tx.number, tx) for time, tx in self.decoding if time == now)
+        if due:
+            self.decoding = [(t, tx) for t, tx in self.decoding if tx is not due[0][1]]
+            self.finish(due[0][1], now)
+        return bool(due)
 
     def arbitrate(self, now: Fraction) -> None:
         for number in sorted(self.dirty):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +168,7 @@ def write(path: Path, form: str) -> Path:
         rows = [f"{i},{e}" for token in IDS for i, layer in enumerate(token) for e in layer]
         (path / "a.csv").write_text("\n".join(["layer,expert", *rows]) + "\n")
     else:
-        pa = pytest.importorskip("pyarrow")
+        import pyarrow as pa
         from pyarrow import parquet
 
         folder = path / "actives" / "iter_100"
@@ -245,13 +244,6 @@ def test_files_that_are_no_routing(tmp_path: Path, name: str, text: str, place: 
 def test_csv_needs_the_experts_of_a_token(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs top_k"):
         load_routing(write(tmp_path, "csv"))
-
-
-def test_parquet_without_pyarrow_tells_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write(tmp_path, "parquet")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"pip install 'neardata\[results\]'"):
-        load_routing(folder)
 
 
 def test_folders_that_hold_no_routing(tmp_path: Path) -> None:

@@ -212,13 +212,9 @@ def _parquet(folder: Path) -> Ids:
     }
     if not numbers:
         raise InputError("holds no layer_NN.parquet", file=folder)
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(
-            "reading Parquet needs pyarrow: pip install 'neardata[results]'", file=folder
-        ) from None
+    import pyarrow
+    from pyarrow import parquet
+
     layers: list[Ids] = []
     for number in sorted(numbers):
         file = numbers[number]

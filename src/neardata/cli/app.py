@@ -15,7 +15,9 @@ import typer
 
 from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce, ssd
 from neardata.cli import run as run_command
+from neardata.cli import search as search_command
 from neardata.cli import serve as serve_command
+from neardata.cli import stream as stream_command
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -30,6 +32,7 @@ app = typer.Typer(
 app.command("run")(run_command.run)
 app.command("serve")(serve_command.serve)
 app.command("explain")(explain.explain)
+app.command("search")(search_command.search)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
 app.command("devices")(devices.list_devices)
@@ -38,6 +41,7 @@ app.command("profiles")(profiles.list_profiles)
 app.add_typer(dram.app, name="dram")
 app.add_typer(pim.app, name="pim")
 app.add_typer(ssd.app, name="ssd")
+app.add_typer(stream_command.app, name="stream")
 app.command("doctor")(doctor.doctor)
 
 

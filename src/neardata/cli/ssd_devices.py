@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from neardata.arch.storage import Ssd
 
 Drive = Annotated[
-    str, typer.Option("--device", "-d", help="A name of 'neardata ssd list', FILE.yaml[:NAME] or MQSim's FILE.xml.")
+    str,
+    typer.Option(
+        "--device", "-d", help="A name of 'neardata ssd list', FILE.yaml[:NAME] or MQSim's FILE.xml."
+    ),
 ]
 DriveSettings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: bus.mt_per_s=1200, flash.cache_read=true."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a value: bus.mt_per_s=1200, flash.cache_read=true."
+    ),
 ]
 Compatible = Annotated[
     str | None, typer.Option("--compat", help="'mqsim': with that simulator's own restrictions (compat.*).")
@@ -85,8 +90,8 @@ def list_drives(as_json: Json = False) -> None:
         read = "/".join(f"{ns / 1000:g}" for ns in d.flash.read_ns)
         rate = d.flash.channels * d.bus.gb_per_s
         table.add_row(
-            d.name, f"{d.flash.raw_bytes / 2**30:g}", str(d.flash.channels), str(d.flash.dies), read, f"{rate:.3g}",
-            d.title,
+            d.name, f"{d.flash.raw_bytes / 2**30:g}", str(d.flash.channels), str(d.flash.dies), read,
+            f"{rate:.3g}", d.title,
         )  # fmt: skip
     console = Console(highlight=False)
     console.print(table)
@@ -114,9 +119,11 @@ def show(
     flash, bus = d.flash, d.bus
     page = flash.page_bytes * 1000 / bus.mt_per_s / (bus.width_bits / 8)
     console.print(
-        f" {flash.raw_bytes / 1e9:.4g} GB in {flash.dies} dies, {d.logical_sectors * 512 / 1e9:.4g} GB for the host;"
+        f" {flash.raw_bytes / 1e9:.4g} GB in {flash.dies} dies,"
+        f" {d.logical_sectors * 512 / 1e9:.4g} GB for the host;"
         f" channels {flash.channels} x {bus.gb_per_s:g} GB/s, host link {d.host.gb_per_s:g} GB/s;\n"
-        f" a page: read {si_time(flash.read_ns[0])}, on the bus {si_time(bus.read_command_ns(1))} + {si_time(page)}\n"
+        f" a page: read {si_time(flash.read_ns[0])}, on the bus"
+        f" {si_time(bus.read_command_ns(1))} + {si_time(page)}\n"
     )
     for section, values in d.model_dump().items():
         if not isinstance(values, dict):

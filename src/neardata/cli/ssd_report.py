@@ -46,7 +46,8 @@ def as_json(report: SsdReport, *, source: str) -> dict[str, Any]:
         "read_mb_per_s": report.read_mb_per_s,
         "write_mb_per_s": report.write_mb_per_s,
         "latency_ns": {
-            name: _latency_json(report.latencies(op)) for name, op in (("all", None), ("read", READ), ("write", WRITE))
+            name: _latency_json(report.latencies(op))
+            for name, op in (("all", None), ("read", READ), ("write", WRITE))
         },
         "write_amplification": report.write_amplification,
         "counts": {**report.use.counts, **report.counts},
@@ -87,7 +88,9 @@ def print_report(console: Console, report: SsdReport, *, source: str) -> None:
     table.add_row("requests", f"{report.requests:,}: {report.reads:,} reads, {report.writes:,} writes")
     table.add_row("time", si_time(report.time_ns))
     table.add_row("rate", f"{report.iops:,.0f} requests/s")
-    split = f": {report.read_mb_per_s:,.1f} read, {report.write_mb_per_s:,.1f} written" if report.writes else ""
+    split = (
+        f": {report.read_mb_per_s:,.1f} read, {report.write_mb_per_s:,.1f} written" if report.writes else ""
+    )
     table.add_row("bandwidth", f"{report.mb_per_s:,.1f} MB/s{split}")
     for name, op in (("read latency", READ), ("write latency", WRITE)):
         latency = report.latencies(op)
@@ -110,7 +113,10 @@ def print_report(console: Console, report: SsdReport, *, source: str) -> None:
         share = counts["cmt_hits"] / (counts["cmt_hits"] + counts["cmt_misses"])
         table.add_row("mapping cache", f"{share:.1%} hits; {counts['mapping_reads']:,} reads of its pages")
     links = ", ".join(f"{name} {share:.1%}" for name, share in report.busy.items() if share >= 0.0005)
-    table.add_row("busy", f"channels {use.channel_share:.1%}, dies {use.unit_share:.1%}" + (f", {links}" if links else ""))
+    table.add_row(
+        "busy",
+        f"channels {use.channel_share:.1%}, dies {use.unit_share:.1%}" + (f", {links}" if links else ""),
+    )
     items = energy(report)
     total = sum(items.values())
     largest = sorted(items.items(), key=lambda item: -item[1])[:3]

@@ -26,11 +26,16 @@ DEFAULTS = {"size": "4K", "read": 100.0, "depth": 32, "count": 100_000, "space":
 
 def run(
     device: Drive = DEVICE,
-    trace: Annotated[Path | None, typer.Option("--trace", "-t", help="Requests in MQSim's trace form.")] = None,
-    workload: Annotated[
-        str | None, typer.Option("--workload", "-w", help="random, sequential or zipf[:THETA]. Default: random.")
+    trace: Annotated[
+        Path | None, typer.Option("--trace", "-t", help="Requests in MQSim's trace form.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="Bytes of a request, such as 4K or 1M. Default: 4K.")] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", "-w", help="random, sequential or zipf[:THETA]. Default: random."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Bytes of a request, such as 4K or 1M. Default: 4K.")
+    ] = None,
     read: Annotated[float | None, typer.Option(help="Percent of requests that read. Default: 100.")] = None,
     depth: Annotated[
         int | None, typer.Option("--depth", "-q", min=1, max=65535, help="Requests under way. Default: 32.")
@@ -41,8 +46,12 @@ def run(
     count: Annotated[
         int | None, typer.Option("-n", min=1, max=10**9, help="Requests. Default: 100000.")
     ] = None,
-    time: Annotated[str | None, typer.Option(help="Start requests for so long, such as 1s, in place of -n.")] = None,
-    space: Annotated[float | None, typer.Option(help="Percent of the drive that is used. Default: 50.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Start requests for so long, such as 1s, in place of -n.")
+    ] = None,
+    space: Annotated[
+        float | None, typer.Option(help="Percent of the drive that is used. Default: 50.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn. Default: 1.")] = None,
     settings: DriveSettings = None,
     compat: Compatible = None,
@@ -105,7 +114,8 @@ def _from_trace(ssd: Ssd, path: Path) -> tuple[dict[str, Any], str]:
     if len(beyond):
         i = beyond[0]
         raise InputError(
-            f"request {i + 1}: sectors {lba[i]:,} to {lba[i] + sectors[i] - 1:,}, but the drive has {most:,}", file=path
+            f"request {i + 1}: sectors {lba[i]:,} to {lba[i] + sectors[i] - 1:,}, but the drive has {most:,}",
+            file=path,
         )
     return {"requests": Requests(op, lba, sectors, arrivals)}, f"{path.name}, {len(op):,} requests"
 
@@ -121,7 +131,9 @@ def _generated(ssd: Ssd, options: dict[str, Any], seed: int) -> tuple[dict[str, 
 
     order, colon, theta = (options["--workload"] or WORKLOAD).partition(":")
     if order not in ("random", "sequential", "zipf") or (colon and order != "zipf"):
-        raise InputError(f"--workload: '{order}' is not known{nearest(order, ('random', 'sequential', 'zipf'))}")
+        raise InputError(
+            f"--workload: '{order}' is not known{nearest(order, ('random', 'sequential', 'zipf'))}"
+        )
     try:
         skew = float(theta) if colon else 0.99
     except ValueError:

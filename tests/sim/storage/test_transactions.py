@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import doctest
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from naive.flash import CLASS, NaiveFlash, Tx
 from naive.flash import run_transactions as naive_run
-
 from neardata.arch.errors import InputError
 from neardata.arch.storage import Ssd, load_ssd
 from neardata.sim.storage import clock, transactions
@@ -25,20 +26,29 @@ def small(**overrides: Any) -> Ssd:
     return load_ssd(
         "cambricon-llm-s",
         {
-            "flash.channels": 1, "flash.chips_per_channel": 1, "flash.dies_per_chip": 1, "flash.planes_per_die": 1,
-            "flash.blocks_per_plane": 32, "flash.cache_read": False,
+            "flash.channels": 1,
+            "flash.chips_per_channel": 1,
+            "flash.dies_per_chip": 1,
+            "flash.planes_per_die": 1,
+            "flash.blocks_per_plane": 32,
+            "flash.cache_read": False,
             **{key.replace("__", "."): value for key, value in overrides.items()},
         },
-    )  # fmt: skip
+    )
 
 
 def stream(ssd: Ssd, n: int, dies: int = 1, planes: int = 1, **columns: Any) -> TransactionReport:
     i = np.arange(n)
     page = i // planes // dies % ssd.flash.pages_per_block
     tx = Transactions.of(
-        kind="read", channel=0, die=i // planes % dies, plane=i % planes, page=page,
-        bytes_out=ssd.flash.page_bytes, **columns,
-    )  # fmt: skip
+        kind="read",
+        channel=0,
+        die=i // planes % dies,
+        plane=i % planes,
+        page=page,
+        bytes_out=ssd.flash.page_bytes,
+        **columns,
+    )
     return run_transactions(ssd, tx)
 
 
@@ -87,7 +97,7 @@ def test_rates_are_exact_and_monotone() -> None:
         base = clock.Clock.of(mt)
         assert Fraction(base.per_transfer, base.per_ps) == Fraction(10**6, mt)
         times.append(Fraction(base.per_transfer, base.per_ps))
-    assert all(a > b for a, b in zip(times, times[1:], strict=False))
+    assert all(a > b for a, b in pairwise(times))
 
 
 @pytest.mark.parametrize("mt", [333, 533, 667, 1000, 1200, 1866])
@@ -113,9 +123,17 @@ def test_compute_overlaps_the_next_read() -> None:
     done = report.done_ns
     assert np.diff(done)[5:] == pytest.approx(30000 + 290 + 512)  # the array's turn; compute hides behind it
     slow = run_transactions(
-        ssd, Transactions.of(kind="read-compute", channel=0, die=0, page=np.arange(n), bytes_in=512, bytes_out=128,
-                             compute_ns=50000)
-    )  # fmt: skip
+        ssd,
+        Transactions.of(
+            kind="read-compute",
+            channel=0,
+            die=0,
+            page=np.arange(n),
+            bytes_in=512,
+            bytes_out=128,
+            compute_ns=50000,
+        ),
+    )
     assert np.diff(slow.done_ns)[5:] == pytest.approx(50000 + 128)
     assert report.use.counts["bytes_computed"] == n * 16384
 
@@ -134,9 +152,13 @@ def test_slices_let_others_through() -> None:
 def test_a_read_suspends_a_program_once() -> None:
     ssd = small(flash__suspend="both", flash__suspend_program_ns=20000)
     tx = Transactions.of(
-        kind=[KINDS["program"], KINDS["read"], KINDS["read"]], channel=0, die=0, bytes_in=[16384, 0, 0],
-        bytes_out=[0, 16384, 16384], arrive_ns=[0, 100_000, 100_000],
-    )  # fmt: skip
+        kind=[KINDS["program"], KINDS["read"], KINDS["read"]],
+        channel=0,
+        die=0,
+        bytes_in=[16384, 0, 0],
+        bytes_out=[0, 16384, 16384],
+        arrive_ns=[0, 100_000, 100_000],
+    )
     done = run_transactions(ssd, tx).done_ns
     start = 20 + 150 + 70 + 6 + 15 + 100 + 16384
     read = 20000 + 30000 + 16384  # the command hides behind the suspension
@@ -154,9 +176,14 @@ def test_a_copyback_stays_in_its_die() -> None:
 
 def test_retries_take_more_reads() -> None:
     ecc = {
-        "codeword_bytes": 1024, "correctable_bits": 40, "decode_ns": 2000, "rber": 4e-3, "retry_factor": 0.5,
-        "retries": 3, "source": "test",
-    }  # fmt: skip
+        "codeword_bytes": 1024,
+        "correctable_bits": 40,
+        "decode_ns": 2000,
+        "rber": 4e-3,
+        "retry_factor": 0.5,
+        "retries": 3,
+        "source": "test",
+    }
     ssd = small(ecc=ecc)
     assert ssd.ecc is not None
     probability = ssd.ecc.retry_probability(16384, 0)
@@ -216,18 +243,25 @@ drives = st.fixed_dictionaries(
         "bus.data_out_ns": st.sampled_from([0.0, 30.0]),
         "controller.first_on_bus": st.sampled_from(["command", "data"]),
         "gc.first": st.booleans(),
-        "compat": st.sampled_from([{}, {}, {"one_die_a_chip": True, "truncated_rate": True, "no_suspend": True}]),
+        "compat": st.sampled_from(
+            [{}, {}, {"one_die_a_chip": True, "truncated_rate": True, "no_suspend": True}]
+        ),
         "ecc": st.sampled_from(
             [
                 None,
                 {
-                    "codeword_bytes": 1024, "correctable_bits": 40, "decode_ns": 2000, "rber": 4e-3,
-                    "retry_factor": 0.5, "retries": 3, "source": "test",
+                    "codeword_bytes": 1024,
+                    "correctable_bits": 40,
+                    "decode_ns": 2000,
+                    "rber": 4e-3,
+                    "retry_factor": 0.5,
+                    "retries": 3,
+                    "source": "test",
                 },
             ]
-        ),  # fmt: skip
+        ),
     }
-)  # fmt: skip
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -247,15 +281,19 @@ def test_the_kernel_is_its_twin(drive: dict[str, Any], n: int, seed: int) -> Non
     )
     reads = np.isin(kind, (0, 4))
     tx = Transactions.of(
-        kind=kind, channel=rng.integers(0, flash.channels, n),
+        kind=kind,
+        channel=rng.integers(0, flash.channels, n),
         die=rng.integers(0, flash.chips_per_channel * flash.dies_per_chip, n),
-        plane=rng.integers(0, flash.planes_per_die, n), page=rng.integers(0, 4, n),
+        plane=rng.integers(0, flash.planes_per_die, n),
+        page=rng.integers(0, 4, n),
         bytes_in=np.where(kind == 1, 16384, np.where(kind == 4, rng.choice([0, 256, 777], n), 0)),
         bytes_out=np.where(reads, rng.choice([0, 64, 512, 4096, 16384], n), 0),
         compute_ns=np.where(kind == 4, rng.choice([0, 1000, 40000.5], n), 0),
-        rank=rng.integers(0, 4, n), slice_bytes=rng.choice([0, 0, 1000, 4096], n),
-        arrive_ns=rng.choice([0, 0, 1000.25, 50000, 123456.789], n), after=after,
-    )  # fmt: skip
+        rank=rng.integers(0, 4, n),
+        slice_bytes=rng.choice([0, 0, 1000, 4096], n),
+        arrive_ns=rng.choice([0, 0, 1000.25, 50000, 123456.789], n),
+        after=after,
+    )
     report = run_transactions(ssd, tx)
 
     shape = NaiveFlash(ssd)
@@ -273,11 +311,22 @@ def test_the_kernel_is_its_twin(drive: dict[str, Any], n: int, seed: int) -> Non
         name = NAMES[int(kind[i])]
         twins.append(
             Tx(
-                i, name, int(tx.channel[i]) * shape.per_channel + local, inside, plane, int(tx.page[i]), CLASS[name],
-                int(tx.bytes_in[i]), int(tx.bytes_out[i]), NaiveFlash.ps(float(tx.compute_ns[i])), int(tx.rank[i]),
-                int(tx.slice_bytes[i]), NaiveFlash.ps(float(tx.arrive_ns[i])), set(after[i]),
+                i,
+                name,
+                int(tx.channel[i]) * shape.per_channel + local,
+                inside,
+                plane,
+                int(tx.page[i]),
+                CLASS[name],
+                int(tx.bytes_in[i]),
+                int(tx.bytes_out[i]),
+                NaiveFlash.ps(float(tx.compute_ns[i])),
+                int(tx.rank[i]),
+                int(tx.slice_bytes[i]),
+                NaiveFlash.ps(float(tx.arrive_ns[i])),
+                set(after[i]),
             )
-        )  # fmt: skip
+        )
     twin = naive_run(ssd, twins)
     for column in ("submitted", "issued", "started", "done"):
         got = [Fraction(int(v), report.clock.per_ns) for v in getattr(report, column)]

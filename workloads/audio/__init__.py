@@ -1,0 +1,1 @@
+"""Speech for acoustic models: resampling, log-mel features, normalising."""

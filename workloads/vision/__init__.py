@@ -1,0 +1,1 @@
+"""Images for vision models: decoding, resizing, cropping, normalising."""
