@@ -83,7 +83,7 @@ def flash_decode(
     ``shape_percent/name``: how much slower a tile is than the system's own.
 
     Args:
-        precisions: ``weights``, ``activations`` and ``cache`` by name.
+        precisions: ``weights``, ``activations`` and ``cache`` by name, and ``systems`` if not all.
         ablations, shapes: systems as in ``systems``.
         ungrouped: a model that is also run with as many key heads as query heads, ``... ungrouped``.
     """
@@ -91,16 +91,17 @@ def flash_decode(
     machines = {name: Machine.of(choice) for name, choice in systems.items()}
     first = next(iter(precisions))
     for precision, formats in precisions.items():
-        for name, machine in machines.items():
+        for name in formats.get("systems", machines):
+            machine = machines[name]
             for label, model in _models(models, ungrouped):
-                report = machine.decode(model, context, formats)
+                report = machine.decode(model, context, _numbers(formats))
                 figures[f"{precision}/{name}/{label}"] = report.tokens_per_s
                 if precision == first:
                     figures[f"gb/{name}/{label}"] = _over_channels(report) / GB
             if precision != first:
                 faster = [figures[f"{precision}/{name}/{m}"] / figures[f"{first}/{name}/{m}"] for m in models]
                 figures[f"gain_percent/{precision}/{name}"] = 100 * (sum(faster) / len(faster) - 1)
-    one, own = precisions[first], {m: figures[f"{first}/{ablated}/{m}"] for m in ablated_models}
+    one, own = _numbers(precisions[first]), {m: figures[f"{first}/{ablated}/{m}"] for m in ablated_models}
     for ablation, choice in ablations.items():
         machine = Machine.of(choice)
         reports = {m: machine.decode(load_model(m), context, one) for m in ablated_models}
@@ -115,6 +116,10 @@ def flash_decode(
         rates = [own[m] / machine.decode(load_model(m), context, one).tokens_per_s for m in ablated_models]
         figures[f"shape_percent/{shape}"] = 100 * (sum(rates) / len(rates) - 1)
     return figures
+
+
+def _numbers(precision: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: precision[key] for key in ("weights", "activations", "cache")}
 
 
 def _models(names: Sequence[str], ungrouped: str) -> Iterator[tuple[str, Model]]:
