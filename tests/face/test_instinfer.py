@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from neardata.arch.system import load_system
@@ -52,3 +55,12 @@ def test_drives_share_the_heads(testbed: Testbed) -> None:
     kernels = {t.kernel for t in four.program.tasks if isinstance(t.kernel, FlashAttention)}
     assert [k.heads for k in kernels] == [3]
     assert 2 < four.tokens_per_s / one.tokens_per_s < 4
+
+
+def test_the_document_shows_the_rates_of_the_study(testbed: Testbed) -> None:
+    drive = load_system("a6000-instinfer", testbed.changes).drive("csd")
+    rates = _rates(drive, "opt-13b", 1536, 64, SPARSE, 0.003)
+    text = (Path(__file__).parents[2] / "docs" / "in_storage_attention.md").read_text()
+    shown = [float(number) for number in re.findall(r"^\| .* \| ([\d.]+) \|$", text, re.MULTILINE)]
+    ours = [rates[f"read_gb_per_s{name}"] for name in ("/peak", "/flash_alone", "/without_softmax", "")]
+    assert shown == [pytest.approx(value, abs=0.005) for value in ours] + [7.66]
