@@ -375,10 +375,13 @@ class Run:
                 yield operand
                 continue
             first, *others = self.index(operand)
-            for row in self.new_rows(self.graph[producer]).tolist():
-                if first.start <= row < first.stop:
-                    rest = tuple((i.start, i.stop) for i in others)
-                    yield replace(operand, slices=((row, row + 1), *rest))
+            new = self.new_rows(self.graph[producer])
+            inside = new[(new >= first.start) & (new < first.stop)].tolist()
+            if not inside:  # of earlier positions alone
+                yield operand
+            for row in inside:
+                rest = tuple((i.start, i.stop) for i in others)
+                yield replace(operand, slices=((row, row + 1), *rest))
 
     def replace(
         self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool

@@ -16,6 +16,7 @@ from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
 from neardata.mappers.expert_offload import Load, offloaded
 from neardata.mappers.flash import FlashPlacer
+from neardata.mappers.in_storage import CachePlacer
 from neardata.mappers.layout import placed_bytes
 from neardata.mappers.lowering_pass import Pass, Slot
 from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
@@ -90,6 +91,7 @@ class Lowering:
         self.device = None if self.pim is None else system.device(self.pim)
         self.storage = storage_group(system, mapping)
         self.flash = None if self.storage is None else FlashPlacer(system, self.storage, mapping.flash, cost)
+        self.caches = CachePlacer(system, mapping)
         if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
@@ -167,7 +169,7 @@ class Lowering:
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             hardware=self.system.to_dict(),
             notes=tuple(
-                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                f"on {self.processor}, not {self.mapping.attention or self.pim}: {', '.join(groups)}: {why}"
                 for why, groups in self.refused.items()
             ),
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from neardata.mappers.in_storage import append_on_drives, attend_on_drives, fetch_from_memory
 from neardata.mappers.kernels import elementwise_kernel, formats, pim_refusal, processor_kernel
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
@@ -290,6 +291,13 @@ class Pass:
                 self._keep_weights(operator, rule, i, self.low.place_of(slot.storage or slot.processor))
                 self._leave_out(operator, i, self.low.place_of(slot.processor))
             return
+        caches = self.low.caches
+        if group[0].kind == "attention" and caches.drives:
+            refusal = caches.refusal(self.graph, group[0])
+            if refusal is None:
+                attend_on_drives(self, group[0], i, slot.processor, suffix)
+                return
+            self.low.refused.setdefault(refusal, {})[group[0].group or group[0].kind] = None
         flash = self.low.flash
         if flash is not None and isinstance(kernel, MatMul | GroupedMatMul) and flash.runs(kernel):
             # matrices of experts that are side by side are not in the pages of one
@@ -400,6 +408,9 @@ class Pass:
         product; others are independent."""
         place, home = self.low.place_of(unit), self.low.place_of(processor)
         after, reads = self._inputs(group, i, place)
+        if group[0].kind == "attention" and self.low.caches.memory is not None:
+            after += fetch_from_memory(self, group[0], i, place)
+            self.low.caches.read.setdefault(i, []).append(f"{self.name}{group[-1].name}{suffix}")
         if unit != processor:
             self._take_rows(group[0], i, place, kernels)
         base = f"{self.name}{group[-1].name}{suffix}"
@@ -515,6 +526,14 @@ class Pass:
 
     def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
         """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
+        if appends and self.low.caches.drives and not any(
+            self.low.caches.unfit(self.graph, user)
+            for operator in appends
+            for user in self.users[operator.outputs[0]]
+            if user.kind == "attention"
+        ):
+            append_on_drives(self, appends, i, slot.processor, task)
+            return
         here = self.low.place_of(slot.processor)
         away: dict[str, list[tuple[str, tuple[Operand, ...]]]] = {}
         for operator in appends:
@@ -523,8 +542,9 @@ class Pass:
                 away.setdefault(home, []).append((operator.outputs[0], new))
         for home, sent in away.items():
             rows = tuple(operand for _, new in sent for operand in new)
+            shared = home == self.low.caches.memory and len(self.low.stages[0]) > 1
             transfer = Task(
-                name=f"{self.name}{sent[-1][0]}->{home}",
+                name=f"{self.name}{sent[-1][0]}->{home}" + (f"@{here}" if shared else ""),
                 unit=self.low.link_between(here, home),
                 kernel=Transfer(here, home, sum(o.bytes for o in rows)),
                 after=(task,),
@@ -533,7 +553,8 @@ class Pass:
             )
             self._add(transfer)
             for name, _ in sent:
-                self.held[name, i] = {home: (transfer.name,)}
+                if home != self.low.caches.memory:  # from there only earlier positions come back
+                    self.held[name, i] = {home: (transfer.name,)}
 
     def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, tuple[Operand, ...]]:
         """Where a cache lies, and its new rows where they are made."""
@@ -541,6 +562,8 @@ class Pass:
         rule = self.sharding.rules[operator.name]
         shard = output_shard(self.graph, operator, name, rule, i)
         home = here = low.place_of(slot.processor)
+        if low.caches.memory is not None:
+            home = low.caches.memory
         for user in self.users.get(name, ()):
             if user.kind == "attention" and self._in_memory(user, self.sharding.rules[user.name], i, slot):
                 assert slot.pim is not None

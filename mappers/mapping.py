@@ -29,6 +29,24 @@ class FlashMapping(StrictModel):
     """Of pages on their way to the processor, with vectors and sums of the dies between; 0: whole pages."""
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class SparseAttention(StrictModel):
+    """SparF on drives (arXiv 2409.04992): keys lie twice, by positions and by channels."""
+
+    channels: Share = 0.125
+    """Of a head's queries, the largest, for approximate scores."""
+    tokens: Share = 0.125
+    """Of the positions, those with the largest approximate scores."""
+    pages: Share = 0.5
+    """Of either copy, those that hold something wanted; "about half" (Sec. IV-C)."""
+    channels_a_page: Annotated[int, Field(ge=1)] = 4
+    """In the second copy; 2 to 8 in the paper."""
+    ranked: bool = False
+    """Approximate scores are only ranked, without a softmax."""
+
+
 class Mapping(StrictModel):
     """Placement of a graph's operators over the units of a system.
 
@@ -50,6 +68,14 @@ class Mapping(StrictModel):
     """Group of drives that hold the matrices and multiply in their dies; default: the one attached to the
     processor, if there is one."""
     flash: FlashMapping = FlashMapping()
+    attention: str | None = None
+    """Group of drives that hold keys and values and do attention in their controllers, heads divided over
+    them; None: attention runs where the rest does."""
+    sparse: SparseAttention | None = None
+    """Attention of drives is sparse."""
+    caches: str | None = None
+    """Group of which the first holds keys and values that are sent to the processor for every layer; None:
+    they lie where attention runs."""
     products: dict[str, ProductForm] | str = Field(default_factory=dict)
     """How products run in memory: forms by operator (`neardata.mappers.products`), the file that has them, or
     ``searched``: for each operator the fastest that `neardata.mappers.search` finds."""
@@ -126,3 +152,40 @@ def pim_group(system: System, mapping: Mapping) -> str | None:
     if not known and mapping.on_pim != "fastest":
         raise InputError("the system has no PIM group", key="mapping.on_pim")
     return known[0] if known else None
+
+
+def attention_group(system: System, mapping: Mapping) -> str | None:
+    """The group of drives that do attention, if the mapping says so.
+
+    Raises:
+        InputError: it names none that can; sparse attention without one.
+    """
+    if mapping.attention is None:
+        if mapping.sparse is not None:
+            raise InputError("is of drives: say which in attention", key="mapping.sparse")
+        return None
+    if mapping.caches is not None:
+        raise InputError("keys and values lie where attention runs", key="mapping.caches")
+    known = [name for name in system.groups("storage") if system.drive(name).attention is not None]
+    if mapping.attention not in known:
+        near = nearest(mapping.attention, known)
+        raise InputError(
+            f"'{mapping.attention}' is no group of drives with an attention engine{near}",
+            key="mapping.attention",
+        )
+    return mapping.attention
+
+
+def cache_group(system: System, mapping: Mapping) -> str | None:
+    """The group whose memory holds keys and values away from the processor.
+
+    Raises:
+        InputError: it is no group of the system, or the processors' own.
+    """
+    if mapping.caches is None:
+        return None
+    known = [name for name in system.units if name != processor_group(system, mapping)]
+    if mapping.caches not in known:
+        near = nearest(mapping.caches, known)
+        raise InputError(f"'{mapping.caches}' is no other group{near}", key="mapping.caches")
+    return mapping.caches

@@ -286,6 +286,44 @@ class FlashIo:
         return 0
 
 
+@dataclass(frozen=True, slots=True)
+class FlashAttention:
+    """Attention of one new position of each sequence, in the controller of a drive whose flash holds keys and
+    values.
+
+    A page holds one head's keys, or values, of consecutive positions of a sequence; positions that do not
+    fill a page are in the controller's memory. With ``channels_kept`` attention is sparse (SparF, arXiv
+    2409.04992 Algorithm 1): a second copy of the keys lies channel by channel; the channels of the largest
+    queries give approximate scores, and the positions of the largest of these are attended to.
+    """
+
+    context: tuple[int, ...]
+    """Cached positions of each sequence, the new one included."""
+    heads: int
+    kv_heads: int
+    qk: int
+    v: int
+    cache: str = "fp16"
+    page_bytes: int = 4096
+    """Of the drive."""
+    channels_kept: int = 0
+    """Of the ``qk`` of a head, for approximate scores; 0: dense."""
+    tokens_kept: float = 1.0
+    """Share of the positions that are attended to, at least one."""
+    channels_a_page: int = 4
+    """Channels of keys in a page of the second copy."""
+    pages_read: float = 1.0
+    """Share of the pages of either copy that hold something wanted, and are read."""
+    ranked: bool = False
+    """Approximate scores are only ranked, without a softmax over them."""
+    kind: Literal["flash_attention"] = "flash_attention"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the attention that it stands for, dense."""
+        return sum(self.context) * self.heads * (self.qk + self.v)
+
+
 FlashPart = Annotated[FlashMatMul | FlashIo, Field(discriminator="kind")]
 
 
@@ -373,6 +411,7 @@ Kernel = Annotated[
     | FlashMatMul
     | FlashIo
     | FlashTogether
+    | FlashAttention
     | Transfer
     | Collective
     | Stream
@@ -548,7 +587,7 @@ def _plain(value: Any) -> Any:
 
 _TYPES: tuple[Any, ...] = (
     MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, FlashMatMul, FlashIo,
-    FlashTogether, Transfer, Collective, Stream, Pause, Operand, Task, Program,
+    FlashTogether, FlashAttention, Transfer, Collective, Stream, Pause, Operand, Task, Program,
 )  # fmt: skip
 for _type in _TYPES:
     _type.__pydantic_config__ = _STRICT

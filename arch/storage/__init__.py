@@ -1,5 +1,6 @@
 """Solid-state drives: what they are."""
 
+from neardata.arch.storage.attention import AttentionEngine
 from neardata.arch.storage.compute import DieCompute
 from neardata.arch.storage.flash import Bus, Ecc, Flash
 from neardata.arch.storage.loader import load_ssd, ssd_names
@@ -7,6 +8,7 @@ from neardata.arch.storage.ssd import Cache, Compat, Controller, Energy, Gc, Hos
 from neardata.arch.storage.tiles import balanced_columns, multiplying_gb_per_s, page_weights, share_of_dies
 
 __all__ = [
+    "AttentionEngine",
     "Bus",
     "Cache",
     "Compat",

@@ -108,6 +108,8 @@ class Job:
 
     def waits(self) -> tuple[tuple[int, ...], ...]:
         """The transactions that must have ended before each; none at all: an empty tuple."""
+        if not (self.round >= 2).any():
+            return ()
         members: dict[tuple[int, int, int], list[int]] = {}
         keys = list(zip(self.part.tolist(), self.tx.channel.tolist(), self.round.tolist(), strict=True))
         for i, key in enumerate(keys):

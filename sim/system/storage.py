@@ -14,9 +14,10 @@ from neardata.arch.precision import Format
 from neardata.arch.processor import Processor
 from neardata.arch.storage import Ssd, multiplying_gb_per_s
 from neardata.sim.processor import matmul
-from neardata.sim.program import FlashIo, FlashMatMul, FlashTogether, Kernel
+from neardata.sim.program import FlashAttention, FlashIo, FlashMatMul, FlashTogether, Kernel
 from neardata.sim.storage.statistics import FlashUse
 from neardata.sim.storage.transactions import KINDS, Transactions, run_transactions
+from neardata.sim.system.flash_attention import attend
 from neardata.sim.system.flash_programs import COLUMNS, Job, job_of, joined, pages_of, shapes_of
 from neardata.sim.system.outcome import Outcome
 
@@ -76,6 +77,8 @@ class StorageEngine:
         Raises:
             InputError: no kernel of drives, or one that the drive cannot run.
         """
+        if isinstance(kernel, FlashAttention):
+            return attend(self, kernel)
         if not isinstance(kernel, FlashMatMul | FlashIo | FlashTogether):
             raise InputError(f"{self.ssd.name} runs no {kernel.kind}")
         parts = kernel.parts if isinstance(kernel, FlashTogether) else (kernel,)
@@ -93,6 +96,12 @@ class StorageEngine:
             job = joined([job_of(part, self.ssd, shared_vectors=False) for part in parts])
             run, _ = self._transactions(job)
         self._check(parts, run)
+        return run
+
+    def transactions(self, job: Job) -> FlashRun:
+        """A job without vectors, run, and what was asked found done."""
+        run, _ = self._transactions(job)
+        self._check((), run)
         return run
 
     def _transactions(self, job: Job) -> tuple[FlashRun, bool]:

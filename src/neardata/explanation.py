@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from neardata.arch.dram import Device
+from neardata.arch.precision import Format
 from neardata.arch.system import PimUnit, System
 from neardata.product_nest import product_nest
 from neardata.sim.program import (
     Attention,
     Collective,
     Elementwise,
+    FlashAttention,
     FlashIo,
     FlashMatMul,
     FlashTogether,
@@ -133,6 +135,23 @@ def nest(task: Task, memory: tuple[Device, int] | None = None) -> list[str]:
                 f"for n in {kernel.n} by {kernel.strips[0][2]}: {kernel.pages:,} pages in all",
                 f"y[m,n] += x[m,k] ({kernel.activations}) * w[n,k] ({kernel.weights}) in the die,"
                 f" but of {kernel.streamed:,} pages in the processor{sliced}",
+            ]
+        case FlashAttention():
+            held = kernel.page_bytes * 8 // (Format.parse(kernel.cache).bits * kernel.qk)
+            loops = [
+                f"for s in {len(kernel.context)} sequences",
+                f"for h in {kernel.kv_heads} heads of keys, {kernel.heads // kernel.kv_heads} queries each",
+            ]
+            if kernel.channels_kept:
+                loops.append(
+                    f"for c in context[s] (up to {max(kernel.context)}): approximate scores of"
+                    f" {kernel.channels_kept} of {kernel.qk} channels, {kernel.channels_a_page} a page"
+                )
+            loops += [
+                f"for c in {kernel.tokens_kept:.4g} of context[s] (up to {max(kernel.context)})"
+                f" by {held}, a page; {kernel.pages_read:.4g} of the pages",
+                f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] (cache {kernel.cache})"
+                " in the controller",
             ]
         case FlashIo():
             where_to = f"{kernel.channels or 'all'} channels, {kernel.dies or 'all'} dies of each"
