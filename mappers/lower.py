@@ -15,9 +15,11 @@ from typing import Any
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
 from neardata.mappers.expert_offload import Load, offloaded
+from neardata.mappers.flash import FlashPlacer
+from neardata.mappers.in_storage import CachePlacer
 from neardata.mappers.layout import bytes_of_rows, channel_rows, fill
 from neardata.mappers.lowering_pass import Pass, Slot
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
 from neardata.mappers.product_choice import ProductChoice
 from neardata.mappers.regions import WHOLE, Shard
 from neardata.mappers.sharding import Sharding
@@ -31,11 +33,11 @@ Cost = Callable[[str, Kernel], int]
 class ChannelsFull(InputError):
     """A memory has room, but no channels of it for matrices of so few channels each."""
 
-    def __init__(self, place: str, needed: int, there: int) -> None:
-        self.place, self.needed, self.there = place, needed, there
+    def __init__(self, place: str, needed: int, there: int, largest: str) -> None:
+        self.place, self.needed, self.there, self.largest = place, needed, there, largest
         super().__init__(
             f"matrices would take {needed:,} bytes of a channel of '{place}', which holds {there:,}: "
-            "give their forms more channels",
+            f"give their forms more channels; {largest}",
             key="mapping.products",
         )
 
@@ -100,6 +102,9 @@ class Lowering:
         self.processor = processor_group(system, mapping)
         self.pim = pim_group(system, mapping)
         self.device = None if self.pim is None else system.device(self.pim)
+        self.storage = storage_group(system, mapping)
+        self.flash = None if self.storage is None else FlashPlacer(system, self.storage, mapping.flash, cost)
+        self.caches = CachePlacer(system, mapping)
         if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
@@ -139,7 +144,10 @@ class Lowering:
                     key="mapping.pim",
                 )
             memories = list(names)
-        slots = [Slot(p, m) for p, m in zip(processors, memories, strict=True)]
+        drives: list[str | None] = [None] * len(processors)
+        if self.storage is not None:
+            drives = list(self.system.names(self.storage))
+        slots = [Slot(*units) for units in zip(processors, memories, drives, strict=True)]
         n = len(slots) if self.mapping.pipeline == "all" else self.mapping.pipeline
         if len(slots) % n:
             raise InputError(f"{len(slots)} units do not make {n} equal stages", key="mapping.pipeline")
@@ -176,7 +184,7 @@ class Lowering:
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             hardware=self.system.to_dict(),
             notes=tuple(
-                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                f"on {self.processor}, not {self.mapping.attention or self.pim}: {', '.join(groups)}: {why}"
                 for why, groups in self.refused.items()
             ),
         )
@@ -270,9 +278,11 @@ class Lowering:
             each = [rows for rows, count in matrices.values() for _ in range(count)]
             needed, there = max(fill(each, self.channels)), self.device.organisation.row
             if needed > there:
-                raise ChannelsFull(
-                    place, bytes_of_rows(needed, self.device), bytes_of_rows(there, self.device)
-                )
+                (name, _), (rows, _) = max(matrices.items(), key=lambda item: item[1][0][0])
+                size = bytes_of_rows(rows[0], self.device)
+                told = f"a matrix of '{name}' takes most, {size:,} in each of {len(rows)} channels"
+                needed, there = (bytes_of_rows(n, self.device) for n in (needed, there))
+                raise ChannelsFull(place, needed, there, told)
 
     def link_between(self, one: str, other: str) -> str:
         """The link that joins two units.

@@ -86,6 +86,8 @@ FOR_MAPPERS = {
     "neardata.sim.program": "the contract",
     "neardata.sim.system.pim_programs": "what a PIM device can do, and its command programs",
     "neardata.sim.system.pim": "times of products in memory, for the search",
+    "neardata.sim.system.flash_programs": "pages of matrices on the dies of a drive",
+    "neardata.sim.system.flash_attention": "pages of keys and values on a drive",
     "neardata.sim.dram.program": "command programs, to be run on data",
     "neardata.sim.dram.aim_matmul": "rows of matrices and vectors in the banks",
     "neardata.sim.dram.aim_attention": "orders of visits",
