@@ -68,7 +68,7 @@ class PimUnit(StrictModel):
     count: Count = 1
     memory_of: str | None = None
     """The processor group whose memory this is."""
-    capacity_gb: Annotated[float, Field(gt=0)] | None = None
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Decimal GB of an instance; default: what the device's organisation gives."""
     overrides: dict[str, int] = Field(default_factory=dict)
     refresh: RefreshAtTasks = "at-launch"
@@ -80,7 +80,7 @@ class MemoryUnit(StrictModel):
     """Memory that only holds data: host DRAM, an SSD."""
 
     kind: Literal["memory"]
-    capacity_gb: Annotated[float, Field(gt=0)]
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Decimal GB."""
     count: Count = 1
 
@@ -104,7 +104,7 @@ class StreamUnit(StrictModel):
     kind: Literal["stream"]
     pipelines: Annotated[dict[str, str], Field(min_length=1)]
     """What tasks call each: a name of `neardata.arch.stream.pipeline_names`, or a file."""
-    capacity_gb: Annotated[float, Field(gt=0)]
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Decimal GB of its memory."""
     fpga: str | None = None
     """A name of `neardata.arch.stream.fpga_names`, or a file: all pipelines must fit it together."""
