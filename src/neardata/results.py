@@ -68,14 +68,16 @@ def devices(system: System) -> int:
 def experts(report: SystemReport) -> dict[str, float]:
     """What a policy for experts that do not fit did; empty without one.
 
-    Shares are of the computations of experts, but for the first step's where there are several;
-    ``link_busy`` is of the time of the run, of the busiest direction of a link.
+    Shares are of the computations of experts; ``link_busy`` is of the time, of the busiest direction of a
+    link. The first step does not count where there are several.
     """
     figures = report.program.figures
     computed = figures.get("experts")
     if not computed:
         return {}
-    ports = [use.busy_ps for use in report.units if use.name.split(" ")[0] in report.system.links]
+    start, end = report.counted_ps
+    busy = report.busy_ps(since_ps=start)
+    ports = [ps for name, ps in busy.items() if name.split(" ")[0] in report.system.links]
     return {
         "hit_rate": figures["experts found"] / computed,
         "host_share": figures["experts on host"] / computed,
@@ -83,7 +85,7 @@ def experts(report: SystemReport) -> dict[str, float]:
         "fetched": figures["experts fetched"],
         "places": figures["expert places"],
         "bytes": figures["expert bytes"],
-        "link_busy": max(ports, default=0) / report.time_ps if report.time_ps else 0.0,
+        "link_busy": max(ports, default=0) / (end - start) if end > start else 0.0,
     }
 
 

@@ -40,7 +40,7 @@ from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.products import read_forms
 from neardata.sim.program import Kernel, Program
 from neardata.sim.system.engine import Costs, run
-from neardata.sim.system.report import SystemReport, summed
+from neardata.sim.system.report import SystemReport, summed, users_of
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
@@ -115,17 +115,20 @@ class Point:
         """Time of a step: of one token of every sequence in decode. In a pipeline over several
         steps, from the end of the first step to the end of the last, so that filling the pipeline does
         not count."""
-        ends: dict[int, int] = {}
-        for task, end in zip(self.program.tasks, self.report.schedule.end, strict=True):
-            ends[task.step] = max(ends.get(task.step, 0), end)
-        if len(ends) <= 1:
+        if self.steps == 1:
             return self.report.time_ps
-        return (ends[max(ends)] - ends[0]) // (len(ends) - 1)
+        start, end = self.report.counted_ps
+        return (end - start) // self._counted
 
     @property
     def steps(self) -> int:
         """Steps that the program runs."""
-        return 1 + max((task.step for task in self.program.tasks), default=0)
+        return len(self.report.step_ends)
+
+    @property
+    def _counted(self) -> int:
+        """Steps that figures of a step are the mean of."""
+        return self.steps - self.report.first_counted
 
     @property
     def tokens_per_s(self) -> float:
@@ -134,11 +137,13 @@ class Point:
 
     @cached_property
     def energy_pj(self) -> dict[str, float]:
-        """Of one step, by component: its tasks, and units at rest for what is left of `step_ps`."""
-        report = self.report
-        tasks = {name: pj / self.steps for name, pj in report.task_energy_pj.items()}
+        """Of one step, by component: its tasks, and units at rest for what is left of `step_ps`. Of
+        several steps the mean, but for the first."""
+        report, counted = self.report, self._counted
+        tasks = {name: pj / counted for name, pj in report.task_energy_pj(report.first_counted).items()}
+        busy = report.busy_ps(report.first_counted)
         rest = [
-            report.at_rest_pj(use.name, max(self.step_ps - use.busy_ps // self.steps, 0))
+            report.at_rest_pj(use.name, max(self.step_ps - busy.get(use.name, 0) // counted, 0))
             for use in report.units
         ]
         return summed([tasks, *rest])
@@ -151,13 +156,22 @@ class Point:
     @cached_property
     def bound_ps(self) -> int:
         """Roofline of a step: neither can a unit do its share of the work in less, nor can kernels that
-        wait for each other, one after the other."""
-        share = max((use.bound_ps for use in self.report.units), default=0) // self.steps
+        wait for each other, one after the other. The mean of the steps that `step_ps` is of."""
+        report, first = self.report, self.report.first_counted
+        # what a policy for experts fetched ahead in the first step, for the second, took none of that time
+        since = report.counted_ps[0] if self.program.figures else 0
+        shares: dict[str, int] = {}
         chain: dict[str, int] = {}
-        for task, outcome in zip(self.program.tasks, self.report.outcomes, strict=True):
-            if task.step == 0:
-                chain[task.name] = outcome.bound_ps + max((chain[name] for name in task.after), default=0)
-        return max(share, max(chain.values(), default=0))
+        for task, outcome, start in zip(
+            self.program.tasks, report.outcomes, report.schedule.start, strict=True
+        ):
+            if task.step < first or start < since:
+                continue
+            for name in users_of(task):
+                shares[name] = shares.get(name, 0) + outcome.bound_ps
+            chain[task.name] = outcome.bound_ps + max((chain.get(name, 0) for name in task.after), default=0)
+        longest = max((*shares.values(), *chain.values()), default=0)
+        return longest // self._counted
 
 
 def load_study(path: str | Path) -> Study:
