@@ -14,6 +14,9 @@ from neardata.mappers.products import ProductForm
 
 OnPim = Literal["nothing", "fastest", "attention", "everything"]
 
+MOST_STEPS = 64
+"""Of a mapping."""
+
 
 class Mapping(StrictModel):
     """Placement of a graph's operators over the units of a system.
@@ -42,7 +45,7 @@ class Mapping(StrictModel):
     for experts that lie in the host's memory (`neardata.mappers.expert_policy`)."""
     micro_batches: Annotated[int, Field(ge=1)] | Literal["stages"] = 1
     """Parts of the batch that follow each other through the stages."""
-    steps: Annotated[int, Field(ge=1, le=64)] = 1
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
     """Decode steps that follow each other: with more than one, a pipeline's steady state is seen."""
     fuse: bool = True
     """Element-wise operators that follow each other are one kernel."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import neardata
 from neardata.arch.system import System
+from neardata.fingerprint import code_digest, fingerprint
 from neardata.rooflines import rooflines
 from neardata.sim.system.report import SystemReport
-from neardata.study import Point, Study, fingerprint
+from neardata.study import Point, Study
 
 SCHEMA = 2
 """Version of the record; it grows when a field changes its meaning or goes."""
@@ -124,23 +121,6 @@ def parts(report: SystemReport) -> list[dict[str, Any]]:
         }
         for part in report.parts()
     ]
-
-
-@cache
-def code_digest() -> str:
-    """Of the package's code and data, so that a result of other code is not taken for this one's.
-
-    >>> code_digest() == code_digest()
-    True
-    """
-    digest = hashlib.sha256()
-    for room in ("neardata", *(f"neardata.{room}" for room in ("arch", "workloads", "sim", "mappers"))):
-        spec = find_spec(room)
-        assert spec is not None and spec.submodule_search_locations is not None
-        for file in sorted(Path(spec.submodule_search_locations[0]).rglob("*")):
-            if file.suffix in (".py", ".yaml", ".json"):
-                digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from neardata.fingerprint import digest, fingerprint
 from neardata.results import record
+from neardata.step_routing import routings_of
 from neardata.study import Study, run_point
+from neardata.workloads.llm.model import load_model
 
 POLICIES = [
     {"policy": "on-demand"},
@@ -56,9 +59,7 @@ def test_the_cold_step_is_in_none_of_the_figures(same_experts):
     """Nothing is fetched after the first step: the link is idle then, and the energy that of a warm run."""
     cold = {"policy": "cached", "capacity": 32, "start": "empty"}
     points = {n: run_point(study(cold, n, routing=same_experts), "A6000", 1) for n in (2, 4)}
-    (warm,) = [
-        run_point(study({**cold, "start": "even"}, n, routing=same_experts), "A6000", 1) for n in (4,)
-    ]
+    (warm,) = [run_point(study({**cold, "start": "even"}, n, routing=same_experts), "A6000", 1) for n in (4,)]
     for point in points.values():
         told = record(point, study(cold))["experts"]
         assert told["hit_rate"] == 1 and told["link_busy"] == 0 and "links" not in point.energy_pj
@@ -85,3 +86,68 @@ def test_of_steps_that_are_alike_the_mean_is_each_ones():
         bounds.append(point.bound_ps)
     assert energies[1:] == pytest.approx([energies[0]] * 2, rel=1e-3)
     assert all(a == pytest.approx(b, rel=1e-3) for a, b in pairwise(bounds))
+
+
+# --- who is chosen ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("routing", ["uniform", "zipf:1.2", "measured:coding"])
+def test_all_policies_of_a_study_run_on_the_same_tokens(routing):
+    """Whatever the number of steps, and whether it is asked who is popular."""
+    model = load_model("qwen3-30b-a3b")
+    given = study("split", model="qwen3-30b-a3b", routing=routing)
+    runs = [routings_of(given, model, steps, 2) for steps in (3, 9)]
+    for parts in zip(*runs, strict=True):  # what runs, what is profiled
+        few, many = ([r.counts(1, 2, 128, 8).tolist() for r in part] for part in parts)
+        assert len(few) >= 3 and few == many[: len(few)]
+    run, other = runs[0]
+    assert len(other) == 32
+    assert not {tuple(r.counts(0, 2, 128, 8)) for r in run} & {tuple(r.counts(0, 2, 128, 8)) for r in other}
+
+
+def test_popular_experts_are_those_of_the_tokens_before():
+    """The order of the steps: adjacent ones of a drawn sequence are more alike than distant ones."""
+    given = study("split", model="qwen3-30b-a3b", routing="measured:coding")
+    run, before = routings_of(given, load_model("qwen3-30b-a3b"), 2, 64)
+
+    def alike(one, other):
+        a, b = (r.counts(0, 64, 128, 8).astype(float) for r in (one, other))
+        return float(a @ b)
+
+    assert alike(run[0], before[-1]) > alike(run[0], before[0])
+
+
+# --- what a result is known by ------------------------------------------------------------------------
+
+
+def test_a_digest_changes_with_a_file_its_name_and_place(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.py").write_text("1")
+    (tmp_path / "sub" / "b.yaml").write_text("2")
+    seen = [digest([tmp_path], (".py", ".yaml"))]
+    (tmp_path / "note.txt").write_text("of no account")
+    assert digest([tmp_path], (".py", ".yaml")) == seen[0] != digest([tmp_path])
+    for change in (
+        lambda: (tmp_path / "a.py").write_text("3"),
+        lambda: (tmp_path / "sub" / "b.yaml").write_text("4"),
+        lambda: (tmp_path / "a.py").rename(tmp_path / "c.py"),
+        lambda: (tmp_path / "c.py").rename(tmp_path / "sub" / "c.py"),
+        lambda: (tmp_path / "sub" / "c.py").unlink(),
+    ):
+        change()
+        seen.append(digest([tmp_path], (".py", ".yaml")))
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_result_of_another_trace_in_the_same_folder_is_not_taken_for_this_ones(tmp_path):
+    def told():
+        return fingerprint(given, given.systems["A6000"], 1, "code")
+
+    (tmp_path / "layer_00.parquet").write_bytes(b"one")
+    given = study("split", routing=str(tmp_path))
+    seen = [told()]
+    (tmp_path / "layer_00.parquet").write_bytes(b"two")
+    seen.append(told())
+    (tmp_path / "layer_00.parquet").rename(tmp_path / "layer_01.parquet")
+    seen.append(told())
+    assert len(set(seen)) == 3
