@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from neardata.cli.run_report import in_words
 from neardata.fingerprint import digest, fingerprint
 from neardata.results import record
 from neardata.step_routing import routings_of
@@ -151,3 +152,21 @@ def test_a_result_of_another_trace_in_the_same_folder_is_not_taken_for_this_ones
     (tmp_path / "layer_00.parquet").rename(tmp_path / "layer_01.parquet")
     seen.append(told())
     assert len(set(seen)) == 3
+
+
+# --- what is told -------------------------------------------------------------------------------------
+
+
+def test_a_difference_without_a_reason_is_told_so():
+    part = {"name": "experts", "critical_ns": 100.0}
+    one = {"label": "a", "batch": 1, "step_ns": 100.0, "run_ns": 100.0, "parts": [part], "units": {"gpu": 1},
+           "tokens_per_s": 1e7, "energy_pj_per_token": 1.0}  # fmt: skip
+    other = {**one, "label": "b", "tokens_per_s": 1.001e7, "step_ns": 99.9, "run_ns": 99.9,
+             "parts": [{**part, "critical_ns": 99.9}]}  # fmt: skip
+    two = Study.model_validate(
+        {"title": "t", "model": "olmoe-1b-7b", "systems": {n: {"system": "a100"} for n in "ab"}}
+    )
+    told = in_words(two, [one, other])
+    assert "1.00x a (1 gpu): no part of the step stands out. It takes the least energy" in told
+    slow = {**one, "parts": [{**part, "critical_ns": 90.0}], "tokens_per_s": 2e7, "label": "b"}
+    assert "2.00x a (1 gpu): experts 0.0001 to 9e-05 ms." in in_words(two, [one, slow])
