@@ -25,7 +25,7 @@ from neardata.mappers.expert_cache import (
     MinusRecentScore,
 )
 from neardata.mappers.expert_memory import Room, machine_of
-from neardata.mappers.expert_placement import hottest
+from neardata.mappers.expert_placement import Load, hottest
 from neardata.mappers.expert_policy import Cached, CpuCold, Hybrid, OnDemand, Policy, PrefetchAll, PreGated
 from neardata.mappers.expert_steps import ExpertLayer, Step
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes
@@ -34,8 +34,6 @@ from neardata.sim.program import Elementwise, GroupedMatMul, Kernel, Operand, Pr
 from neardata.workloads.graph import Graph
 
 Cost = Callable[[str, Kernel], int]
-Load = Sequence[Sequence[float]]
-"""Of each layer with experts, in order: how much each expert is chosen."""
 
 CACHES: dict[str, Callable[[], Eviction]] = {
     "lru": LeastRecentlyUsed,

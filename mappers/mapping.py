@@ -41,8 +41,9 @@ class Mapping(StrictModel):
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Stages; ``all``: each slot is one."""
     experts: Experts = "split"
-    """``split``: every expert over all slots; ``spread``: whole experts, some on each slot; or a policy
-    for experts that lie in the host's memory (`neardata.mappers.expert_policy`)."""
+    """``split``: every expert over all slots; ``spread``: whole experts, as many on each slot;
+    ``balanced``: whole experts, as much to do on each, by other steps of the routing; or a policy for experts
+    that lie in the host's memory (`neardata.mappers.expert_policy`)."""
     micro_batches: Annotated[int, Field(ge=1)] | Literal["stages"] = 1
     """Parts of the batch that follow each other through the stages."""
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from neardata.arch.errors import InputError
 from neardata.mappers.mapping import MOST_STEPS
 from neardata.workloads.llm.model import Model
@@ -18,17 +16,16 @@ if TYPE_CHECKING:
     from neardata.study import Study
 
 PROFILED_STEPS = 32
-"""Steps beside those that are run, by which experts count as popular."""
+"""Steps beside those that are run, by which experts count as popular; of prefill one."""
 
 
-def routing_of(study: Study, model: Model, part: int, sequences: int) -> Routing | None:
-    """Where the tokens of a micro-batch go.
+def routing_of(study: Study, model: Model, part: int, sequences: int) -> Routing:
+    """Where the tokens of a micro-batch go, from the first of all on.
 
     Raises:
         InputError: an unknown routing, or a trace that does not suit the model.
     """
-    if model.experts is None:
-        return None
+    assert model.experts is not None
     kind, _, value = study.routing.partition(":")
     seed = study.seed + part
     if kind == "uniform" and not value:
@@ -51,7 +48,9 @@ def routing_of(study: Study, model: Model, part: int, sequences: int) -> Routing
     )
 
 
-def routings_of(study: Study, model: Model, steps: int, batch: int) -> tuple[list[Routing], list[Routing]]:
+def routings_of(
+    study: Study, model: Model, steps: int, sequences: int, part: int = 0
+) -> tuple[list[Routing], list[Routing]]:
     """Of steps that follow each other, the same sequences further on, and of others, by which experts count
     as popular. What runs depends on neither the number of steps nor on whether the others are looked at.
 
@@ -61,34 +60,37 @@ def routings_of(study: Study, model: Model, steps: int, batch: int) -> tuple[lis
     Raises:
         InputError: as `routing_of`.
     """
-    first = routing_of(study, model, 0, batch)
+    first = routing_of(study, model, part, sequences)
+    profiled = PROFILED_STEPS if study.phase != "prefill" else 1  # a chunk is many tokens
     if isinstance(first, Correlated):
-        whole = PROFILED_STEPS + steps
+        whole = profiled + steps
         drawn: list[Routing] = [StepOf(first, whole, step) for step in range(whole)]
-        return drawn[PROFILED_STEPS:], drawn[:PROFILED_STEPS]
+        return drawn[profiled:], drawn[:profiled]
     if isinstance(first, RecordedRouting):
-        tokens = batch * _new_tokens(study)
+        tokens = sequences * _new_tokens(study)
         rest = max((first.tokens - first.start) // tokens, 1)
-        ahead = range(min(steps + PROFILED_STEPS, rest))
+        ahead = range(min(steps + profiled, rest))
         found: list[Routing] = [first.at(first.start + step * tokens) for step in ahead]
         return found[:steps], found[steps:]
 
     def step_of(number: int) -> Routing:
         if isinstance(first, Zipf):
             return Zipf(first.exponent, seed=first.seed, step=number)
-        return Uniform(seed=study.seed + number)
+        return Uniform(seed=study.seed + part + number)
 
-    others = range(MOST_STEPS, MOST_STEPS + PROFILED_STEPS)
+    others = range(MOST_STEPS, MOST_STEPS + profiled)
     return [step_of(number) for number in range(steps)], [step_of(number) for number in others]
 
 
-def popularity(study: Study, model: Model, routings: Sequence[Routing], batch: int) -> list[list[float]]:
-    """How much each expert of each layer is chosen in some steps."""
+def chosen(study: Study, model: Model, routings: Sequence[Routing], batch: int) -> list[list[list[int]]]:
+    """(steps, layers with experts, experts) tokens of each expert in some steps."""
     assert model.experts is not None
     experts, tokens = model.experts, batch * _new_tokens(study)
     layers = sum(1 for layer in experts.layers if study.layers is None or layer < study.layers)
-    counts = [[r.counts(at, tokens, experts.count, experts.top_k) for r in routings] for at in range(layers)]
-    return [[float(n) for n in np.sum(of_layer, axis=0)] for of_layer in counts]
+    return [
+        [r.counts(at, tokens, experts.count, experts.top_k).tolist() for at in range(layers)]
+        for r in routings
+    ]
 
 
 def _new_tokens(study: Study) -> int:

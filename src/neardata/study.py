@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 import neardata.studies
@@ -31,13 +32,14 @@ from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
 from neardata.arch.system import System, load_system
+from neardata.mappers.kernels import expert_load
 from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.mappers.products import read_forms
 from neardata.sim.program import Kernel, Program
 from neardata.sim.system.engine import Costs, run
 from neardata.sim.system.report import SystemReport, summed, users_of
-from neardata.step_routing import popularity, routing_of, routings_of, told
+from neardata.step_routing import chosen, routings_of, told
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
@@ -312,7 +314,7 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     """
     model, choice = model_of(study), study.systems[label]
     base = _with_partners(load_system(choice.system, choice.set).with_counts(**choice.units), choice.mapping)
-    graph = _graph(study, model, batch, routing_of(study, model, 0, batch))
+    graph = _graph(study, model, batch, _first_routing(study, model, batch))
     lack: _Lack | None = None
     try:
         for system in _candidates(base, choice.mapping, graph):
@@ -351,7 +353,9 @@ def _lowered(
         return costs.of(group, kernel).time_ps
 
     if isinstance(mapping.experts, str):
-        return lower(_graphs(study, model, mapping, system, batch), system, mapping, cost), costs
+        graphs = _graphs(study, model, mapping, system, batch)
+        load = _load(study, model, mapping, graphs[0], costs, batch)
+        return lower(graphs, system, mapping, cost, load), costs
     if model.experts is None:
         raise InputError(f"{model.name} has no experts", key="mapping.experts")
     popular = getattr(mapping.experts, "start", None) == "popular"
@@ -361,9 +365,30 @@ def _lowered(
         held = f"{study.routing} holds {len(routings)} steps of {batch} sequences"
         raise InputError(f"{held}; {mapping.steps} are run{others}", key="mapping.steps")
     graphs = [_graph(study, model, batch, routing) for routing in routings]
-    load = popularity(study, model, profiled, batch) if popular else None
+    load = None
+    if popular:
+        load = np.sum(chosen(study, model, profiled, batch), axis=0).tolist()
     program = lower(graphs, system, mapping, cost, load)
     return replace(program, notes=(*program.notes, told(study, mapping.steps))), costs
+
+
+def _load(
+    study: Study, model: Model, mapping: Mapping, graph: Graph, costs: Costs, batch: int
+) -> list[list[float]] | None:
+    """What experts have to do in other steps of the routing, where they are to be balanced by it."""
+    if mapping.experts != "balanced" or model.experts is None:
+        return None
+    tokens = []
+    for part, size in enumerate(_parts(mapping, costs.system, batch)):
+        _, others = routings_of(study, model, 1, size, part)
+        tokens += chosen(study, model, others, size)
+    if not tokens:
+        raise InputError(
+            f"{study.routing} holds one step of {batch} sequences, and none by which to balance experts",
+            key="mapping.experts",
+        )
+    group = processor_group(costs.system, mapping)
+    return expert_load(graph, tokens, lambda kernel: costs.of(group, kernel).bound_ps)
 
 
 def _enough(
@@ -435,16 +460,26 @@ def _lack(program: Program, system: System) -> _Lack | None:
     return _Lack(place, program.bytes_at[place], system.capacities.get(place, 0), groups)
 
 
-def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
-    """The graphs of the micro-batches: sequences as evenly divided as can be."""
+def _parts(mapping: Mapping, system: System, batch: int) -> list[int]:
+    """Sequences of each micro-batch: as evenly divided as can be."""
     if mapping.micro_batches != "stages":
         parts = min(mapping.micro_batches, batch)
     elif mapping.pipeline != "all":
         parts = min(mapping.pipeline, batch)
     else:
         parts = min(system.count(processor_group(system, mapping)), batch)
-    sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
-    return [_graph(study, model, size, routing_of(study, model, i, size)) for i, size in enumerate(sizes)]
+    return [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
+
+
+def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
+    """The graphs of the micro-batches."""
+    sizes = enumerate(_parts(mapping, system, batch))
+    return [_graph(study, model, size, _first_routing(study, model, size, i)) for i, size in sizes]
+
+
+def _first_routing(study: Study, model: Model, sequences: int, part: int = 0) -> Routing | None:
+    """Of the first step that is run."""
+    return None if model.experts is None else routings_of(study, model, 1, sequences, part)[0][0]
 
 
 def _graph(study: Study, model: Model, batch: int, routing: Routing | None) -> Graph:
