@@ -87,7 +87,7 @@ def test_balanced_experts(moe: Model, gpus: int, pipeline: int, pim: str | None,
 
 
 def test_balanced_experts_need_a_load(moe: Model) -> None:
-    with pytest.raises(InputError, match=r"mapping\.experts: what experts have to do is not known: give load"):
+    with pytest.raises(InputError, match=r"mapping\.experts: what experts have to do is not known"):
         lower(llm(moe, batch=3, context=9), system(2), Mapping(experts="balanced"))
 
 
