@@ -1,3 +1,12 @@
+"""The package from Python."""
+
+from __future__ import annotations
+
+import pytest
+
+import neardata as nd
+
+
 def test_names_do_where_objects_are_taken():
     graph = nd.llm("olmoe-1b-7b", batch=1, context=64, layers=1)
     with pytest.raises(nd.InputError, match=r"units\.gpu\.count: say how many units: load_system\('a100'\)"):
