@@ -214,6 +214,23 @@ class Collective:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """Items through a streaming pipeline of the unit."""
+
+    pipeline: str
+    """A name of the unit's ``pipelines``."""
+    items: int
+    properties: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """(name, values): what costs and numbers of results depend on; see `neardata.sim.stream.run_stream`."""
+    kind: Literal["stream"] = "stream"
+
+    @property
+    def macs(self) -> int:
+        """None: what a stage computes is not told."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """A fixed time on a unit, in picoseconds: for costs known only as a number."""
 
@@ -235,6 +252,7 @@ Kernel = Annotated[
     | PimAttention
     | Transfer
     | Collective
+    | Stream
     | Pause,
     Field(discriminator="kind"),
 ]
@@ -387,8 +405,8 @@ def _plain(value: Any) -> Any:
 
 
 _TYPES: tuple[Any, ...] = (
-    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Pause,
-    Operand, Task, Program,
+    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Stream,
+    Pause, Operand, Task, Program,
 )  # fmt: skip
 for _type in _TYPES:
     _type.__pydantic_config__ = _STRICT

@@ -8,6 +8,7 @@
       gpu: {kind: processor, processor: a100-80gb, count: 2}
       pim: {kind: pim, device: hbm-pim, channels: 80, count: 2, memory_of: gpu}
       host: {kind: memory, capacity_gb: 512}
+      fpga: {kind: stream, fpga: u55c, capacity_gb: 16, pipelines: {image: preba-image}}
     links:
       nvlink: {link: nvlink-3, between: [gpu]}
       pcie: {link: pcie-4-x16, between: [gpu, host]}
@@ -20,7 +21,7 @@ place: i-th in i-th; ordinary accesses and PIM commands exclude each other there
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import Link, load_link
 from neardata.arch.processor import Processor, load_processor
+from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 
 DATA = Path(__file__).parent / "data"
 MOST_UNITS = 4096
@@ -79,7 +81,24 @@ class MemoryUnit(StrictModel):
     count: Count = 1
 
 
-Unit = Annotated[ProcessorUnit | PimUnit | MemoryUnit, Field(discriminator="kind")]
+class StreamUnit(StrictModel):
+    """An FPGA with streaming pipelines, and its memory. It runs one task at a time."""
+
+    kind: Literal["stream"]
+    pipelines: Annotated[dict[str, str], Field(min_length=1)]
+    """What tasks call each: a name of `neardata.arch.stream.pipeline_names`, or a file."""
+    capacity_gb: Annotated[float, Field(gt=0)]
+    """Decimal GB of its memory."""
+    fpga: str | None = None
+    """A name of `neardata.arch.stream.fpga_names`, or a file: all pipelines must fit it together."""
+    fidelity: Literal["analytic", "cycle"] = "analytic"
+    """Of memory ports: by rate and latency, or request by request."""
+    count: Count = 1
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """``{"image.replicas.count": 2}``: a key of a pipeline, behind its name here."""
+
+
+Unit = Annotated[ProcessorUnit | PimUnit | MemoryUnit | StreamUnit, Field(discriminator="kind")]
 
 
 class LinkUse(StrictModel):
@@ -118,7 +137,7 @@ class System:
 
     name: str
     source: str
-    units: dict[str, ProcessorUnit | PimUnit | MemoryUnit]
+    units: dict[str, ProcessorUnit | PimUnit | MemoryUnit | StreamUnit]
     links: dict[str, LinkUse]
 
     def count(self, group: str) -> int:
@@ -159,7 +178,7 @@ class System:
                 unit = other
         if isinstance(unit, ProcessorUnit):
             return self.processor(group).memory.bytes
-        if unit.capacity_gb is not None:
+        if unit.capacity_gb is not None:  # always, of a memory and of a stream unit
             return round(unit.capacity_gb * 1e9)
         assert isinstance(unit, PimUnit)
         return load_device(unit.device, unit.overrides).capacity_bytes * unit.channels
@@ -188,6 +207,20 @@ class System:
         assert isinstance(unit, PimUnit)
         return load_device(unit.device, unit.overrides)
 
+    def pipeline(self, group: str, name: str) -> Pipeline:
+        """A pipeline of a stream group.
+
+        Raises:
+            InputError: the group has none of that name.
+        """
+        unit = self.units[group]
+        assert isinstance(unit, StreamUnit)
+        if name not in unit.pipelines:
+            raise InputError(f"'{group}' has no pipeline '{name}'{nearest(name, unit.pipelines)}")
+        own = f"{name}."
+        overrides = {k.removeprefix(own): v for k, v in unit.overrides.items() if k.startswith(own)}
+        return load_pipeline(unit.pipelines[name], overrides)
+
     def link(self, name: str) -> Link:
         """Description of a link."""
         return load_link(self.links[name].link, self.links[name].overrides)
@@ -209,7 +242,7 @@ class System:
         return None
 
     def groups(self, kind: str) -> list[str]:
-        """Groups of ``processor``, ``pim`` or ``memory`` units."""
+        """Groups of ``processor``, ``pim``, ``memory`` or ``stream`` units."""
         return [name for name, unit in self.units.items() if unit.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:
@@ -270,6 +303,16 @@ def parse_system(data: Any) -> System:
         raise InputError(message, key=".".join(map(str, keys)) or None) from None
 
 
+def _check_stream(system: System, group: str, unit: StreamUnit) -> None:
+    for key in unit.overrides:
+        if key.partition(".")[0] not in unit.pipelines:
+            raise InputError(f"begins with no pipeline{nearest(key, unit.pipelines)}", key=key)
+    for name in unit.pipelines:
+        system.pipeline(group, name)
+    if unit.fpga is not None:
+        load_fpga(unit.fpga)
+
+
 def _changed(data: Any, keys: list[str], value: Any, whole: str) -> Any:
     if not isinstance(data, dict):
         raise InputError("there is no such key", key=whole)
@@ -286,7 +329,7 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         return file.error(message, *keys) if file else InputError(message, key=".".join(keys))
 
     def placed(
-        problem: InputError, keys: tuple[str, ...], names: str, overrides: Iterable[str]
+        problem: InputError, keys: tuple[str, ...], names: str, overrides: Collection[str]
     ) -> InputError:
         """The problem of a description, at the override or else at the name that led to it."""
         if problem.file is not None:
@@ -303,8 +346,10 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
                 system.device(name)
             elif isinstance(unit, ProcessorUnit):
                 system.processor(name)
+            elif isinstance(unit, StreamUnit):
+                _check_stream(system, name, unit)
         except InputError as problem:
-            names = "device" if isinstance(unit, PimUnit) else "processor"
+            names = {"pim": "device", "stream": "pipelines"}.get(unit.kind, "processor")
             overrides = () if isinstance(unit, MemoryUnit) else unit.overrides
             raise placed(problem, keys, names, overrides) from None
         if isinstance(unit, PimUnit) and unit.memory_of is not None:

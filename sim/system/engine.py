@@ -13,6 +13,7 @@ from neardata.sim.system.pim import PimEngine
 from neardata.sim.system.processors import run_on_processor
 from neardata.sim.system.report import SystemReport
 from neardata.sim.system.schedule import Job, schedule
+from neardata.sim.system.streams import StreamEngine
 
 __all__ = ["Costs", "run"]
 
@@ -32,6 +33,7 @@ class Costs:
             for group, unit in system.units.items()
             if isinstance(unit, PimUnit)
         }
+        self._streams = {group: StreamEngine(system, group, jump=jump) for group in system.groups("stream")}
         self._processors = {group: system.processor(group) for group in system.groups("processor")}
         self._links = {name: system.link(name) for name in system.links}
         self.runs = 0
@@ -54,6 +56,8 @@ class Costs:
     def _run(self, group: str, kernel: Kernel) -> Outcome:
         if group in self._pim:
             return self._pim[group].run(kernel)
+        if group in self._streams:
+            return self._streams[group].run(kernel)
         if group in self._processors:
             return run_on_processor(self._processors[group], kernel)
         if isinstance(kernel, Transfer):

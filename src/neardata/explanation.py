@@ -17,6 +17,7 @@ from neardata.sim.program import (
     PimAttention,
     PimMatMul,
     Program,
+    Stream,
     Task,
     Transfer,
 )
@@ -65,6 +66,9 @@ def _described(system: System, group: str, unit: Any) -> str:
         return f"{unit.device}, {unit.channels} channels, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     if unit.kind == "processor":
         return f"{unit.processor}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
+    if unit.kind == "stream":
+        on = "" if unit.fpga is None else f" on {unit.fpga}"
+        return f"{', '.join(unit.pipelines.values())}{on}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     return f"memory, {system.capacity_bytes(group) / 1e9:,.1f} GB"
 
 
@@ -147,6 +151,8 @@ def nest(task: Task) -> list[str]:
             ]
         case Transfer():
             return [f"{kernel.bytes:,} bytes from {kernel.source} to {kernel.target}"]
+        case Stream():
+            loops = [f"for i in {kernel.items:,} items", f"through the pipeline {kernel.pipeline}"]
         case Collective():
             return [f"{kernel.operation} of {kernel.bytes:,} bytes over {', '.join(kernel.units)}"]
         case Elementwise():

@@ -109,6 +109,38 @@ def where_the_cycles_went(
     figure.savefig(path, dpi=150)
 
 
+def stage_cycles(bars: Sequence[tuple[str, Mapping[str, float]]], path: Path, title: str) -> None:
+    """Draw a stacked bar per stage of a pipeline: shares of its cycles by what it did.
+
+    Args:
+        bars: name of each stage, and shares that sum to 1, in the same order in each.
+    """
+    figure, axes = new_figure(7.0, max(1.8, 1.1 + 0.34 * len(bars)), title)
+    colours = {
+        "busy": "#009e73", "starved": "#dddddd", "blocked": "#e69f00", "memory": "#0072b2",
+        "drained": "#999999",
+    }  # fmt: skip
+    left = [0.0] * len(bars)
+    for cause, colour in colours.items():
+        widths = [shares[cause] for _, shares in bars]
+        if max(widths) < 5e-4:
+            continue
+        drawn = axes.barh(range(len(bars)), widths, left=left, color=colour, height=0.74, label=cause)
+        axes.bar_label(
+            drawn, [f"{w:.0%}" if w >= 0.05 else "" for w in widths], label_type="center",
+            fontsize=8, color=readable_on(colour),
+        )  # fmt: skip
+        left = [done + width for done, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.set_xlabel("share of the cycles of the run")
+    axes.tick_params(axis="y", length=0)
+    axes.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.savefig(path, dpi=150)
+
+
 def new_figure(width: float, height: float, title: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 

@@ -33,7 +33,7 @@ import neardata.studies
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
-from neardata.arch.system import PimUnit, ProcessorUnit, System, load_system
+from neardata.arch.system import PimUnit, ProcessorUnit, StreamUnit, System, load_system
 from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
 from neardata.sim.program import Program
@@ -483,5 +483,7 @@ def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
             named.append(unit.processor)
         elif isinstance(unit, PimUnit):
             named.append(unit.device)
+        elif isinstance(unit, StreamUnit):
+            named += [*unit.pipelines.values(), *([unit.fpga] if unit.fpga else [])]
     paths = (Path(re.sub(r"(\.ya?ml):[^:/]*$", r"\1", name)) for name in named)  # FILE.yaml:PRESET
     return [path for path in paths if path.is_file()]

@@ -10,7 +10,7 @@ import yaml
 
 from neardata.arch.dram.mapping import mapping_names
 from neardata.arch.system import parse_system
-from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit
+from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit, StreamUnit
 from neardata.cli.app import run
 from neardata.mappers.mapping import Mapping
 from neardata.study import Study, SystemChoice
@@ -59,7 +59,7 @@ def test_the_install_line_runs_the_quickstart():
 
 def test_every_key_of_systems_and_studies_is_described():
     described = (ROOT / "docs" / "systems.md").read_text()
-    for model in (Study, SystemChoice, Mapping, ProcessorUnit, PimUnit, MemoryUnit, LinkUse):
+    for model in (Study, SystemChoice, Mapping, ProcessorUnit, PimUnit, MemoryUnit, StreamUnit, LinkUse):
         for key in model.model_fields:
             assert f"`{key}`" in described, key
 
@@ -141,7 +141,18 @@ def test_every_mapping_and_pattern_is_described():
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "explain", "compare", "reproduce", "dram run", "dram check", "dram curve", "pim run"]
+    "command",
+    [
+        "run",
+        "explain",
+        "compare",
+        "reproduce",
+        "dram run",
+        "dram check",
+        "dram curve",
+        "pim run",
+        "stream run",
+    ],
 )
 def test_every_option_of_the_examples_exists(command, capsys):
     helped = output_of(capsys, *command.split(), "--help")

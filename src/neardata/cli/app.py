@@ -16,6 +16,7 @@ import typer
 from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce
 from neardata.cli import run as run_command
 from neardata.cli import serve as serve_command
+from neardata.cli import stream as stream_command
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -37,6 +38,7 @@ app.command("show")(devices.show)
 app.command("profiles")(profiles.list_profiles)
 app.add_typer(dram.app, name="dram")
 app.add_typer(pim.app, name="pim")
+app.add_typer(stream_command.app, name="stream")
 app.command("doctor")(doctor.doctor)
 
 
