@@ -75,20 +75,35 @@ class ConfigFile:
         node, line = self._root, None
         if node is not None:
             line = node.start_mark.line + 1
-        for key in keys:
+        rest = list(keys)
+        while rest:
             if isinstance(node, yaml.MappingNode):
-                for name, value in node.value:
-                    if name.value == str(key):
-                        node, line = value, name.start_mark.line + 1
-                        break
-                else:
+                found = self._entry(node, rest)
+                if found is None:
                     return line
-            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-                node = node.value[key]
+                name, node, taken = found
+                line, rest = name.start_mark.line + 1, rest[taken:]
+            elif isinstance(node, yaml.SequenceNode):
+                at = rest.pop(0)
+                if not isinstance(at, int) or at >= len(node.value):
+                    return line
+                node = node.value[at]
                 line = node.start_mark.line + 1
             else:
                 return line
         return line
+
+    def _entry(
+        self, node: yaml.MappingNode, keys: Sequence[str | int]
+    ) -> tuple[yaml.Node, yaml.Node, int] | None:
+        """The entry of a mapping that a key path goes through, and how many of its parts name it: a key may
+        have dots of its own."""
+        for taken in range(1, len(keys) + 1):
+            wanted = ".".join(map(str, keys[:taken]))
+            for name, value in node.value:
+                if name.value == wanted:
+                    return name, value, taken
+        return None
 
     def error(self, message: str, *keys: str | int) -> InputError:
         """An `InputError` placed at the key path ``keys``."""

@@ -7,12 +7,14 @@ What is fitted to what (everything else is data sheets, or marked assumed in the
 
 - a100-80gb, all four efficiencies: linear layers of Llama-2-7B; those of Llama-2-70B and
   Llama-3-8B validate.
-- rtx-pro-6000, ``launch_ns`` alone: Llama-3.1-8B's element-wise layers of at most 16 tokens, which
-  are not in the table. The other three are the A100's. But Llama's other rows were looked at when
+- rtx-pro-6000, ``launch_ns``: Llama-3.1-8B's element-wise layers of at most 16 tokens, which are not in
+  the table. The other three efficiencies are the A100's. ``row_ns``: norms of queries and keys of
+  Qwen3-32B, which are not in the table either. But Llama's other rows were looked at when
   the model was made: they decided the form of attention, what a write to the cache costs (a
   constant of the model, calibrated), and which of two published memory rates holds. They are no
-  check. Qwen3's rows were looked at less and decided nothing: they are the check, and have
-  verdicts of their own.
+  check. Qwen3-30B-A3B's rows decided no constant: they are the check, and have verdicts of their own.
+  But two forms were found on them: a block a row in norms of queries and keys, and a residual that
+  comes from the memory in the last norm (Llama's rows say the same).
 - nvlink-3: startup and fraction of a transfer, send/recv; those of collectives, all-reduce of two
   ranks. All-reduce of four and eight ranks validates.
 
@@ -128,15 +130,27 @@ def rtx_layer(gpu: Processor, dims: Dims, layer: str, tokens: int) -> Cost:
             return product(gpu, tokens, dims.vocabulary, dims.hidden)
         case "act_fn":
             return elementwise(gpu, 4 * tokens * dims.feed_forward, 2 * tokens * dims.feed_forward)
-        case "final_layernorm":  # with the residual, read and written
-            return elementwise(gpu, 4 * tokens * dims.hidden, 4 * tokens * dims.hidden)
+        case "final_layernorm":
+            # with the residual, read and written; since it was written, weights of more bytes than the
+            # cache has went through it
+            row = 2 * tokens * dims.hidden
+            return elementwise(gpu, 2 * row, 2 * row, memory_bytes=row)
         case "layernorm":  # the mean of two, the first of which has no residual in a model of one layer
             return elementwise(gpu, 3 * tokens * dims.hidden, 3 * tokens * dims.hidden)
-        case "rotary_emb" | "qk_norm":
+        case "rotary_emb":
             return elementwise(gpu, 2 * tokens * (query + key), 2 * tokens * (query + key))
         case "embedding":
             return elementwise(gpu, 2 * tokens * dims.hidden, 2 * tokens * dims.hidden)
     raise ValueError(layer)
+
+
+def rtx_qk_norm_us(gpu: Processor, dims: Dims, tokens: int) -> float:
+    """The mean of two kernels, queries' and keys': the profile divides by the calls."""
+    times = []
+    for heads in (dims.heads, dims.kv_heads):
+        size = 2 * tokens * heads * dims.width
+        times.append(elementwise(gpu, size, size, rows=tokens * heads).time_ps / 1e6)
+    return sum(times) / 2
 
 
 def rtx_attention(gpu: Processor, dims: Dims, row: Mapping[str, str]) -> Cost:
@@ -192,10 +206,11 @@ def rtx_dense(gpu: Processor, fitted: bool) -> dict[str, list[Pair]]:
         ]
         for layer, tokens, row in dense + heads:
             if rtx_fitted(model, layer, tokens) == fitted:
-                cost = rtx_layer(gpu, dims, layer, tokens)
-                families.setdefault(f"{model} {layer}", []).append(
-                    (cost.time_ps / 1e6, float(row["time_us"]))
-                )
+                if layer == "qk_norm":
+                    us = rtx_qk_norm_us(gpu, dims, tokens)
+                else:
+                    us = rtx_layer(gpu, dims, layer, tokens).time_ps / 1e6
+                families.setdefault(f"{model} {layer}", []).append((us, float(row["time_us"])))
     return families
 
 
@@ -333,7 +348,7 @@ def splitwise_ratios() -> list[Ratio]:
 
 STEPS = {
     "matrix": 0.01, "memory": 0.01, "exposed": 0.02, "launch_ns": 100.0,
-    "startup_ns": 500.0, "fraction": 0.01,
+    "startup_ns": 500.0, "fraction": 0.01, "row_ns": 2.0,
 }  # fmt: skip
 """What constants are rounded to."""
 Constants = dict[str, float]
@@ -386,6 +401,18 @@ def fit_rtx(a100: Constants) -> Constants:
     return fit(("launch_ns",), a100, predict)
 
 
+def fit_rtx_rows() -> Constants:
+    """``row_ns``, with the preset's launch."""
+    dims = Dims(hidden=5120, feed_forward=25600, heads=64, kv_heads=8, width=128, vocabulary=151936)
+    rows = rows_of("rtxpro6000_qwen32b_qk_norm.csv")
+
+    def predict(constants: Constants) -> list[Pair]:
+        gpu = load_processor("rtx-pro-6000", {"compute.row_ns.value": constants["row_ns"]})
+        return [(rtx_qk_norm_us(gpu, dims, int(r["tokens"])), float(r["time_us"])) for r in rows]
+
+    return fit(("row_ns",), {"row_ns": 100.0}, predict)
+
+
 def fit_nvlink(prefix: str, collective: str) -> Constants:
     """``startup_ns`` and ``fraction``, of transfers or under ``collective.``, on two ranks."""
 
@@ -418,11 +445,11 @@ def print_a100() -> None:
 
 
 def print_rtx() -> None:
-    print("\nRTX PRO 6000, layers in BF16 (A100's efficiencies; launch fitted to rows not in this table)")
+    print("\nRTX PRO 6000, layers in BF16 (A100's efficiencies; launch and rows fitted to what is not here)")
     print(
         "  llama rows shaped the model (the form of attention, the cost of a write to the cache, the memory"
     )
-    print("  rate of two published): they are no check; qwen rows, looked at less, decided nothing in it")
+    print("  rate of two published): they are no check; qwen rows decided no constant, and the form of norms")
     gpu = load_processor("rtx-pro-6000")
     dense, others = rtx_dense(gpu, fitted=False), rtx_others(gpu)
     for family, pairs in {**dense, **others}.items():
@@ -482,6 +509,18 @@ def print_splitwise() -> None:
                 what = f"{model} {of}" + ("" if parallel is None else f", {parallel} GPUs")
                 print(f"  {what:24s} predicted {predicted:.3f}  measured {measured:.3f}", end="")
                 print(verdict(" off", 0.15, abs(predicted / measured - 1)))
+    print("  TBT of llama2-70b as measured, one sequence after 512 tokens, on 2, 4 and 8 GPUs, ms: what does")
+    print("  not fall from four to eight is the host, which this model of kernels has not")
+    for name in MACHINES:
+        rows = [r for r in rows_of("splitwise.csv") if (r["model"], r["hardware"]) == ("llama2-70b", name)]
+        ms = [
+            median(
+                float(r["token_time"]) for r in rows
+                if (r["tensor_parallel"], r["batch_size"], r["prompt_size"]) == (parallel, "1", "512")
+            )
+            for parallel in ("2", "4", "8")
+        ]  # fmt: skip
+        print(f"  {name:10s} " + "  ".join(f"{x:.1f}" for x in ms))
 
 
 def print_speed() -> None:
@@ -513,6 +552,7 @@ def print_fits() -> None:
     a100 = fit_a100()
     print("a100-80gb efficiency:", a100)
     print("rtx-pro-6000 efficiency:", fit_rtx(a100))
+    print("rtx-pro-6000 compute:", fit_rtx_rows())
     print("nvlink-3:", fit_nvlink("", "send_recv"))
     print("nvlink-3 collective:", fit_nvlink("collective.", "all_reduce"))
 

@@ -1,15 +1,21 @@
-"""Serving against request logs of vLLM, and the one constant fitted to a part of one.
+"""Serving against request logs of vLLM, and the two constants fitted to parts of them.
 
     python benchmarks/serving.py             every comparison, and each must: measured, met or MISSED
-    python benchmarks/serving.py calibrate   fits the host's time of a step anew and prints it
+    python benchmarks/serving.py calibrate   fits both constants anew and prints them
 
-What is fitted to what: `neardata.serving.HOST_PS`, the time of a step beyond its kernels, to the mean
-time per output token of the first 100 requests of Llama-3.1-8B. The other 200, and all of Qwen3-30B-A3B on
-two ranks with expert parallelism, validate. The kernels are those of the preset rtx-pro-6000, which has a
-constant fitted to element-wise layers of Llama-3.1-8B (benchmarks/processors.py); the exchange between
-ranks is not fitted at all.
+What is fitted to what:
 
-Both runs: vLLM 0.19, 300 requests of ShareGPT, about ten a second, 2,048 tokens and 128 sequences a step.
+- `neardata.serving.HOST_PS`, the time of a step beyond its kernels: the mean time per output token of the
+  first 100 requests of Llama-3.1-8B, on one card;
+- the part of PCI Express's rate that collectives reach between the cards (preset rtx-pro-6000, link
+  pcie, collective.fraction): the mean time from scheduling to the first token of the first 100 requests of
+  Qwen3-32B, on two cards by tensor parallelism, whose all-reduces of a chunk of a prompt are 21 MB.
+
+The other 200 of both validate, and all of Qwen3-30B-A3B on two ranks with expert parallelism: of that
+run nothing is fitted. The kernels are those of the preset rtx-pro-6000, which has a constant fitted to
+element-wise layers of Llama-3.1-8B (benchmarks/processors.py).
+
+All runs: vLLM 0.19, 300 requests of ShareGPT, about ten a second, 2,048 tokens and 128 sequences a step.
 """
 
 from __future__ import annotations
@@ -18,12 +24,11 @@ import argparse
 import csv
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neardata.arch.system import load_system
+from neardata.arch.system import System, load_system
 from neardata.serving import HOST_PS, ExpertParallelCosts, StepCosts
-from neardata.sim.processor import attention
 from neardata.sim.serving import (
     Arrival,
     Distribution,
@@ -38,7 +43,7 @@ from neardata.workloads.llm.model import load_model
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 FITTED = 100
-"""Requests of Llama-3.1-8B that the constant is fitted to: the first."""
+"""Requests of Llama-3.1-8B and of Qwen3-32B that a constant is fitted to: the first."""
 MUST = {"time per output token": 0.10, "end to end": 0.10, "time to first token": 0.20}
 
 
@@ -78,8 +83,27 @@ def llama(host_ps: int) -> tuple[list[Logged], ServingReport]:
     return rows, replay(rows, costs, costs.blocks(), 1)
 
 
-def qwen(costs: ExpertParallelCosts) -> tuple[list[Logged], ServingReport]:
+def two_cards(fraction: float | None = None) -> System:
+    """With another fraction of the link's rate in collectives."""
+    system = load_system("rtx-pro-6000").with_counts(gpu=2)
+    if fraction is None:
+        return system
+    use = system.links["pcie"]
+    collective = use.overrides["collective"]
+    changed = {**collective, "fraction": {**collective["fraction"], "value": fraction}}
+    link = use.model_copy(update={"overrides": {**use.overrides, "collective": changed}})
+    return replace(system, links={**system.links, "pcie": link})
+
+
+def qwen_32b(fraction: float | None = None) -> tuple[list[Logged], ServingReport]:
+    rows = log("qwen32b")
+    costs = StepCosts(load_model("qwen3-32b"), two_cards(fraction))
+    return rows, replay(rows, costs, costs.blocks(), 1)
+
+
+def qwen_experts() -> tuple[list[Logged], ServingReport]:
     rows = log("qwen")
+    costs = ExpertParallelCosts(load_model("qwen3-30b-a3b"), two_cards())
     return rows, replay(rows, costs, costs.blocks(), 2)
 
 
@@ -115,42 +139,6 @@ def compare(title: str, rows: Sequence[Logged], served: Sequence[Served], *, mus
             print(f"  must: mean {name} within {must:.0%}, measured {ours:+.1%}: {verdict}")
 
 
-class WithMeasuredKernels(ExpertParallelCosts):
-    """Qwen3's experts and attention scaled to their measured times at full batch: 256 tokens to 64
-    experts, and 128 sequences of 1,728 tokens. Tells how much of an error is the kernels'."""
-
-    experts_factor = attention_factor = 1.0
-
-    def measure(self) -> None:
-        with (DATA / "processor" / "rtxpro6000_qwen_moe.csv").open(encoding="utf-8") as file:
-            (row,) = [
-                r for r in csv.DictReader(file) if (r["tokens"], r["activated_experts"]) == ("256", "64")
-            ]
-        layers = self.model.layers
-        self.experts_factor = float(row["time_us"]) * 1e6 * layers / super()._experts_ps(256)
-        with (DATA / "processor" / "rtxpro6000_qwen_attention.csv").open(encoding="utf-8") as file:
-            (row,) = [
-                r for r in csv.DictReader(file)
-                if (r["prefill_chunk"], r["n_decode"], r["kv_decode"]) == ("0", "128", "1728")
-            ]  # fmt: skip
-        model = self.model
-        ours = attention(
-            self.own.processor, (1,) * 128, (1728,) * 128, model.heads, model.kv_heads, model.head_dim,
-            model.head_dim, kv_format="bf16", activation_dtype="bf16",
-        )  # fmt: skip
-        self.attention_factor = float(row["time_us"]) * 1e6 / ours.time_ps
-
-    def _experts_ps(self, tokens: int) -> int:
-        return round(super()._experts_ps(tokens) * self.experts_factor)
-
-    def _own_ps(self, batch) -> int:  # type: ignore[no-untyped-def]
-        whole = super()._own_ps(batch)
-        fixed = self._own[batch.tokens, len(batch.new_tokens)]
-        if max(batch.new_tokens) > 1:  # chunks are compute: not what was measured
-            return whole
-        return whole + round(self.own.attention_ps(fixed, batch) * (self.attention_factor - 1))
-
-
 def validate() -> None:
     began = time.perf_counter()
     rows, report = llama(HOST_PS)
@@ -162,40 +150,42 @@ def validate() -> None:
     _, plain = llama(0)
     tpot = plain.tpot.mean * 1e-12 * len(rows) / sum(map(MEASURED["time per output token"], rows)) - 1
     print(f"  without the fitted constant: mean time per output token {tpot:+.1%}")
-    model, system = load_model("qwen3-30b-a3b"), load_system("rtx-pro-6000").with_counts(gpu=2)
+    rows, report = qwen_32b()
+    compare(
+        "Qwen3-32B, two cards, tensor parallelism, fitted",
+        rows[:FITTED],
+        report.requests[:FITTED],
+        musts=False,
+    )
+    compare("Qwen3-32B, two cards, tensor parallelism", rows[FITTED:], report.requests[FITTED:], musts=True)
     began = time.perf_counter()
-    rows, report = qwen(ExpertParallelCosts(model, system))
+    rows, report = qwen_experts()
     took = time.perf_counter() - began
     compare("Qwen3-30B-A3B, two ranks, expert parallelism", rows, report.requests, musts=True)
     print(f"  {len(report.steps):,} steps in {took:.1f} s; last token {report.time_ps * 1e-12:.1f} s,"
           f" measured {max(r.last for r in rows):.1f} s")  # fmt: skip
-    costs = WithMeasuredKernels(model, system)
-    costs.measure()
-    rows, report = qwen(costs)
-    compare(
-        f"the same, experts x {costs.experts_factor:.3f} and attention of decode x"
-        f" {costs.attention_factor:.3f} as measured alone (no validation: the kernels' share of the error)",
-        rows, report.requests, musts=False,
-    )  # fmt: skip
+
+
+def secant(error: Callable[[float], float], low: float, high: float) -> float:
+    at_low, at_high = error(low), error(high)
+    for _ in range(3):
+        guess = low - at_low * (high - low) / (at_high - at_low)
+        low, at_low, high, at_high = high, at_high, guess, error(guess)
+    return high
+
+
+def of_first(name: str, rows: Sequence[Logged], report: ServingReport) -> float:
+    """Error of a mean of the first requests."""
+    predicted = sum(map(PREDICTED[name], report.requests[:FITTED]))
+    return predicted / sum(map(MEASURED[name], rows[:FITTED])) - 1
 
 
 def calibrate() -> None:
-    """By secants: the mean time per output token grows with the host's time."""
-    target = sum(map(MEASURED["time per output token"], log("llama")[:FITTED])) / FITTED
-
-    def error(host_ps: int) -> float:
-        _, report = llama(host_ps)
-        return sum((r.tpot_ps or 0) for r in report.requests[:FITTED]) * 1e-12 / FITTED - target
-
-    low, high = 0, 2_000_000_000
-    at_low, at_high = error(low), error(high)
-    for _ in range(2):
-        guess = round(low - at_low * (high - low) / (at_high - at_low))
-        low, at_low, high, at_high = high, at_high, guess, error(guess)
-    print(
-        f"HOST_PS: {high / 1e9:.2f} ms (mean of the first {FITTED}: {at_high / target:+.2%});"
-        f" now {HOST_PS / 1e9} ms"
-    )
+    """By secants: both times grow steadily with their constants."""
+    host = secant(lambda ps: of_first("time per output token", *llama(round(ps))), 0, 2e9)
+    print(f"HOST_PS: {host / 1e9:.2f} ms; now {HOST_PS / 1e9} ms")
+    slow = secant(lambda inverse: of_first("scheduled to first token", *qwen_32b(1 / inverse)), 2.5, 3.5)
+    print(f"collective.fraction: {1 / slow:.3f}")
 
 
 if __name__ == "__main__":

@@ -9,31 +9,33 @@ an error. Slow, for small sizes: nothing is simulated here, but the data.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neardata.mappers.layout import LANES, AimWeights, AttAccWeights, HbmPimWeights, Layout
+from neardata.mappers.layout import LANES, layout_of
+from neardata.sim.dram.aim_matmul import Tiling
 from neardata.sim.dram.program import Affine, Issue, Loop, Parallel, Phase, Program, Step
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim_programs import OWN_ROWS, device_of, family_of
+from neardata.sim.system.pim_programs import device_of, family_of
 
-Ints = NDArray[np.int64]
+Numbers = NDArray[Any]
 
 
 class DataError(Exception):
     """A program that does not do what its kernel says."""
 
 
-def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
+def multiply(kernel: PimMatMul, program: Program, x: Numbers, w: Numbers) -> Numbers:
     """y[m, n] as the program computes it.
 
     Args:
-        program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named.
-        x, w: (m, k) and (n, k) integers.
+        program: of `neardata.sim.system.pim_programs.program_of`, all of its orders named. The partial sums
+            of its parts of k are added here.
+        x, w: (m, k) and (n, k) numbers.
 
     Raises:
         DataError: a column command to a closed or another row, more or fewer bursts than the kernel needs.
@@ -47,24 +49,25 @@ def multiply(kernel: PimMatMul, program: Program, x: Ints, w: Ints) -> Ints:
     family = family_of(device_of(program.device))
     if family == "aim" and not kernel.order:
         raise DataError("name the order: the fastest is the generator's choice")
-    layouts: dict[str, type] = {"aim": AimWeights, "hbm-pim": HbmPimWeights, "attacc": AttAccWeights}
-    channel_of: dict[str, type[_Channel]] = {"aim": _Aim, "hbm-pim": _HbmPim, "attacc": _AttAcc}
     # channels without a block take no part
-    layout: Layout = layouts[family](kernel.n, kernel.k, program.channels)
-    if isinstance(layout, AimWeights):
-        layout = replace(layout, own_rows=kernel.order.endswith(OWN_ROWS))
-    y = np.zeros((kernel.m, kernel.n), dtype=np.int64)
-    number = 0
-    for group in program.groups:
-        for _ in range(group.channels):
-            channel = channel_of[family](kernel, layout, number, x, w)
-            for command, at in walk(group.body):
+    dtype = np.result_type(x, w)
+    x, w = x.astype(dtype), w.astype(dtype)
+    each = program.channels // kernel.k_parts
+    bodies = (group.body for group in program.groups for _ in range(group.channels))
+    y = np.zeros((kernel.m, kernel.n), dtype=dtype)
+    for start, stop in kernel.parts:
+        part = replace(kernel, k=stop - start, k_parts=1, channels=None)
+        layout = layout_of(part.n, part.k, program.device, each, own_rows=kernel.own_rows)
+        for number, body in zip(range(each), bodies, strict=False):
+            channel = _CHANNELS[family](part, layout, number, x[:, start:stop], w[:, start:stop])
+            for command, at in walk(body):
                 channel.issue(command, at)
             channel.finish()
             outputs = channel.outputs()
             inside = outputs < kernel.n
-            y[:, outputs[inside]] = channel.y[:, inside]
-            number += 1
+            y[:, outputs[inside]] += channel.y[:, inside]
+    if next(bodies, None) is not None:
+        raise DataError(f"{program.channels} channels work; there are {kernel.k_parts} parts of {each}")
     return y
 
 
@@ -98,7 +101,7 @@ def _value(a: Affine, values: Mapping[str, int]) -> int:
     return a.constant + sum(factor * values[name] for name, factor in a.factors)
 
 
-def _padded(x: Ints, width: int) -> Ints:
+def _padded(x: Numbers, width: int) -> Numbers:
     return np.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
@@ -109,14 +112,15 @@ class _Channel(ABC):
     """Nodes of each level below the channel."""
     columns: int
 
-    def __init__(self, kernel: PimMatMul, layout: Any, number: int, x: Ints, w: Ints) -> None:
+    def __init__(self, kernel: PimMatMul, layout: Any, number: int, x: Numbers, w: Numbers) -> None:
         self.kernel, self.layout, self.number = kernel, layout, number
         outputs, inputs = np.mgrid[: kernel.n, : kernel.k]
         places = {name: values.ravel() for name, values in layout.place(outputs, inputs).items()}
         mine = places.pop("channel") == number
         rows = self.rows(int(places["row"].max()) + 1)
         noise = np.random.default_rng(number)
-        self.data: Ints = noise.integers(-99, 99, (*self.levels, rows, self.columns, LANES))
+        shape = (*self.levels, rows, self.columns, LANES)
+        self.data: Numbers = noise.integers(-99, 99, shape).astype(x.dtype)
         self.data[tuple(values[mine] for values in places.values())] = w.ravel()[mine]
         self.x = x
         self.script = self.host()
@@ -134,10 +138,10 @@ class _Channel(ABC):
         """Do what a command does to the data."""
 
     @abstractmethod
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         """Outputs of the columns of ``y``."""
 
-    y: Ints
+    y: Numbers
 
     def next(self, kind: str) -> Any:
         """What the host does next, which must be of a kind."""
@@ -156,60 +160,80 @@ class _Channel(ABC):
         blocks = -(-self.kernel.n // size)
         return blocks // self.layout.channels + (self.number < blocks % self.layout.channels)
 
-    def outputs_of_blocks(self, size: int) -> Ints:
+    def outputs_of_blocks(self, size: int) -> Numbers:
         block = np.arange(self.blocks(size)) * self.layout.channels + self.number
         return (block[:, None] * size + np.arange(size)).ravel()
 
 
-class _Aim(_Channel):
+def aim_visits(
+    vectors: Sequence[Sequence[Numbers]], sums: Numbers, tiling: Tiling, order: str
+) -> Iterator[Any]:
+    """What the host of GDDR6-AiM puts in and takes out in the visits of `neardata.sim.dram.aim_matmul`.
+
+    Args:
+        vectors: bursts of each vector, of each head that lies beside others in a row (else of one).
+        sums: (vectors, passes, 16), zeros at the start; results are written there.
+    """
+    m, passes, _ = sums.shape
+
+    def load(v: int, s: int, first: int = 0, copies: int = 1) -> Iterator[Any]:
+        for j in range(first, first + copies):
+            bursts = vectors[v][j % len(vectors[v])]
+            for c in range(min(tiling.columns, tiling.bursts - s * tiling.columns)):
+                yield "write", bursts[s * tiling.columns + c], j * tiling.bursts + c
+
+    def visit(v: int, p: int) -> Iterator[Any]:
+        yield "bias", sums[v, p]
+        yield "read", sums[v, p]
+
+    if order == "output-stationary":
+        for v in range(m):
+            for p in range(passes):
+                yield "bias", sums[v, p]
+                for s in range(tiling.segments):
+                    yield from load(v, s, p % tiling.share)
+                yield "read", sums[v, p]
+    elif order == "input-stationary":
+        for v in range(m):
+            for s in range(tiling.segments):
+                yield from load(v, s, copies=min(tiling.share, passes))
+                for p in range(passes):
+                    yield from visit(v, p)
+    else:
+        for first in range(0, passes, tiling.share):
+            together = range(first, min(first + tiling.share, passes))
+            for s in range(tiling.segments):
+                for v in range(m):
+                    yield from load(v, s, copies=len(together))
+                    for p in together:
+                        yield from visit(v, p)
+
+
+class AimChannel(_Channel):
+    """GDDR6-AiM: 16 banks with an accumulator each, and a global buffer of a row's bursts."""
+
     levels, columns = (4, 4), 64
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.row: int | None = None
-        self.buffer = np.zeros((self.columns, LANES), dtype=np.int64)
-        self.sums = np.zeros((4, 4), dtype=np.int64)
+        self.reset()
         passes = self.blocks(16)
-        self.y = np.zeros((self.kernel.m, passes * 16), dtype=np.int64)
-        self.bursts = _padded(self.x, self.layout.bursts * LANES).reshape(self.kernel.m, -1, LANES)
+        self.y = np.zeros((self.kernel.m, passes * 16), dtype=self.x.dtype)
+        self.bursts = _padded(self.x, self.layout.tiling.bursts * LANES).reshape(self.kernel.m, -1, LANES)
 
-    def outputs(self) -> Ints:
+    def reset(self) -> None:
+        """All banks closed."""
+        self.row: int | None = None
+        self.buffer = np.zeros((self.columns, LANES), dtype=self.data.dtype)
+        self.sums = np.zeros((4, 4), dtype=self.data.dtype)
+
+    def outputs(self) -> Numbers:
         return self.outputs_of_blocks(16)
 
     def host(self) -> Iterator[Any]:
-        m, passes, tiling = self.kernel.m, self.blocks(16), self.layout
-        order = self.kernel.order.removesuffix(OWN_ROWS)
-
-        def load(v: int, s: int, first: int = 0, copies: int = 1) -> Iterator[Any]:
-            for j in range(copies):
-                for c in range(min(tiling.columns, tiling.bursts - s * tiling.columns)):
-                    yield "write", v, s * tiling.columns + c, (first + j) * tiling.bursts + c
-
-        def visit(v: int, p: int) -> Iterator[Any]:
-            yield "bias", v, p
-            yield "read", v, p
-
-        if order == "output-stationary":
-            for v in range(m):
-                for p in range(passes):
-                    yield "bias", v, p
-                    for s in range(tiling.segments):
-                        yield from load(v, s, p % tiling.share)
-                    yield "read", v, p
-        elif order == "input-stationary":
-            for v in range(m):
-                for s in range(tiling.segments):
-                    yield from load(v, s, copies=min(tiling.share, passes))
-                    for p in range(passes):
-                        yield from visit(v, p)
-        else:
-            for first in range(0, passes, tiling.share):
-                together = range(first, min(first + tiling.share, passes))
-                for s in range(tiling.segments):
-                    for v in range(m):
-                        yield from load(v, s, copies=len(together))
-                        for p in together:
-                            yield from visit(v, p)
+        vectors = [[bursts] for bursts in self.bursts]
+        sums = self.y.reshape(self.kernel.m, -1, 16)
+        yield from aim_visits(vectors, sums, self.layout.tiling, self.kernel.order)
 
     def issue(self, command: str, at: dict[str, int]) -> None:
         if command == "ACT16":
@@ -219,16 +243,16 @@ class _Aim(_Channel):
         elif command == "PREA":
             self.row = None
         elif command == "WRGB":
-            v, burst, column = self.next("write")
+            burst, column = self.next("write")
             if column != at["column"]:
-                raise DataError(f"burst {burst} goes to column {column}, not {at['column']}")
-            self.buffer[at["column"]] = self.bursts[v, burst]
+                raise DataError(f"the burst for column {column} goes to column {at['column']}")
+            self.buffer[at["column"]] = burst
         elif command == "WRMAC16":
-            v, p = self.next("bias")
-            self.sums = self.y[v, 16 * p : 16 * p + 16].reshape(4, 4).copy()
+            (sums,) = self.next("bias")
+            self.sums = sums.reshape(4, 4).copy()
         elif command == "RDMAC16":
-            v, p = self.next("read")
-            self.y[v, 16 * p : 16 * p + 16] = self.sums.ravel()
+            (sums,) = self.next("read")
+            sums[:] = self.sums.ravel()
         elif command == "MAC16":
             if self.row is None:
                 raise DataError("MAC16 to closed banks")
@@ -241,18 +265,18 @@ class _HbmPim(_Channel):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.opened: dict[int, int] = {}
-        self.a = np.zeros((8, LANES), dtype=np.int64)
-        self.b = np.zeros((4, 2, 8, LANES), dtype=np.int64)
+        self.a = np.zeros((8, LANES), dtype=self.x.dtype)
+        self.b = np.zeros((4, 2, 8, LANES), dtype=self.x.dtype)
         self.macs = 0
         self.input_tiles = -(-self.kernel.k // 128)
-        self.y = np.zeros((self.kernel.m, self.blocks(64) * 64), dtype=np.int64)
+        self.y = np.zeros((self.kernel.m, self.blocks(64) * 64), dtype=self.x.dtype)
         self.entries = _padded(self.x, self.input_tiles * 128).reshape(self.kernel.m, -1, 8, LANES)
 
     def rows(self, used: int) -> int:
         tiles = self.blocks(64)
         return int(self.layout.tile_rows) * tiles + self.kernel.m * -(-tiles // 4)
 
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         return self.outputs_of_blocks(64)
 
     def host(self) -> Iterator[Any]:
@@ -317,22 +341,22 @@ class _AttAcc(_Channel):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.row: int | None = None
-        self.buffers: list[list[list[Ints]]] = []
+        self.buffers: list[list[list[Numbers]]] = []
         """Of each segment in the vector buffers, bursts of each bank."""
-        self.sums = np.zeros((2, 2, 4, 16), dtype=np.int64)
+        self.sums = np.zeros((2, 2, 4, 16), dtype=self.x.dtype)
         self.visit: _Visit | None = None
         self.moved = 0
-        self.y = np.zeros((self.kernel.m, self.blocks(16) * 16), dtype=np.int64)
+        self.y = np.zeros((self.kernel.m, self.blocks(16) * 16), dtype=self.x.dtype)
         parts = -(-self.kernel.k // 64)
         self.parts = _padded(self.x, parts * 64).reshape(self.kernel.m, parts, 4, LANES)
         self.loads = self.all_loads()
         self.load: tuple[int, int, int] | None = None
 
-    def outputs(self) -> Ints:
+    def outputs(self) -> Numbers:
         return self.outputs_of_blocks(16)
 
     def segment(self, s: int) -> int:
-        return 32 if s < self.layout.segments - 1 else int(self.layout.last)
+        return 32 if s < self.layout.tiling.segments - 1 else int(self.layout.tiling.last)
 
     def lines(self, block: int) -> int:
         return min(16, self.blocks(16) - 16 * block)
@@ -340,10 +364,10 @@ class _AttAcc(_Channel):
     def all_loads(self) -> Iterator[tuple[int, int, int, int]]:
         """(vector, part, bank, 1 at the first burst of a segment) of each WRGB."""
         blocks = -(-self.blocks(16) // 16)
-        stationary = self.kernel.order == "input-stationary" or self.layout.segments == 1
+        stationary = self.kernel.order == "input-stationary" or self.layout.tiling.segments == 1
         for v in range(self.kernel.m):
             for _ in range(1 if stationary else blocks):
-                for s in range(self.layout.segments):
+                for s in range(self.layout.tiling.segments):
                     for bank in range(4):
                         for part in range(self.segment(s)):
                             yield v, 32 * s + part, bank, int(bank == 0 and part == 0)
@@ -351,7 +375,7 @@ class _AttAcc(_Channel):
     def host(self) -> Iterator[Any]:
         """Visits and results; the buffers are written beside them."""
         blocks = range(-(-self.blocks(16) // 16))
-        segments = range(self.layout.segments)
+        segments = range(self.layout.tiling.segments)
         for v in range(self.kernel.m):
             if self.kernel.order == "input-stationary":
                 for s in segments:
@@ -421,3 +445,6 @@ class _AttAcc(_Channel):
         super().finish()
         if self.moved or self.buffers or next(self.loads, None) is not None:
             raise DataError(f"channel {self.number}: the program ends before everything is moved")
+
+
+_CHANNELS: dict[str, type[_Channel]] = {"aim": AimChannel, "hbm-pim": _HbmPim, "attacc": _AttAcc}

@@ -10,7 +10,7 @@ from typing import Literal
 from neardata.arch.errors import InputError
 from neardata.mappers.expert_cache import Key
 from neardata.mappers.moe_block import Expert, Machine, Passes
-from neardata.mappers.offload import Offload, Placer, keys_of, named
+from neardata.mappers.offload import Offload, Placer, Writer, keys_of
 
 Objective = Literal["sum", "max"]
 
@@ -78,6 +78,7 @@ def place(
     objective: Objective = "sum",
     staging: int = 1,
     other_bytes: int = 0,
+    writer: Writer = Placer,
 ) -> Offload:
     """Popular experts stay on the device; each other active one is fetched or computed by the CPU.
 
@@ -90,10 +91,10 @@ def place(
     """
     if staging < 1:
         raise InputError(f"at least one slot is needed to fetch an expert into, got {staging}", key="staging")
-    placer = Placer("cpu-cold", expert, machine, passes, other_bytes)
+    placer = writer("cpu-cold", expert, machine, passes, other_bytes)
     placer.place(on_device)
     stage = placer.reserve(staging)
-    for at, block in named(passes):
+    for at, block in placer.blocks():
         placer.before(at, block)
         keys = keys_of(block)
         tokens = {number: block.tokens[number] for _, number in keys}

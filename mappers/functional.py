@@ -9,10 +9,6 @@ put there by tasks that it waits for (``after``, directly or through others); it
 of its operator by `neardata.workloads.semantics`. So a program fails, with the task and the slices named,
 that drops, doubles or misplaces a tile, moves data too late or to the wrong place, or leaves out a
 dependency.
-
-The mark of an element is a 64-bit number: each index k of a sum has a random one, and those of all k (and
-of a bias) add up to `COMPLETE`. Partial sums add their marks, so that a tile of k that is missing, or there
-twice, gives another number.
 """
 
 from __future__ import annotations
@@ -25,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neardata.arch.precision import INTEGERS
-from neardata.arch.system import System
-from neardata.sim.program import Collective, Operand, Program, Slices, Task, Transfer
+from neardata.arch.system import PimUnit, System
+from neardata.mappers.bank_data import multiply
+from neardata.mappers.marks import COMPLETE, NOTHING, Marks
+from neardata.mappers.operator_slices import EVALUATE, whole
+from neardata.sim.program import Collective, Operand, PimMatMul, Program, Slices, Task, Transfer
+from neardata.sim.system.pim_programs import program_of, with_order
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
 from neardata.workloads.semantics import Quantised, Value, Values
 
-Marks = NDArray[np.uint64]
-COMPLETE = np.uint64(0x9E3779B97F4A7C15)
-"""Mark of an element that is all there."""
-NOTHING = np.uint64(0)
 MATRIX_KINDS = ("linear", "expert_linear", "head_linear", "attention")
 """Kinds whose every output is computed in all places together as often as ``Program.operators`` says by its
 MACs, once if it does not; others may be repeated."""
@@ -63,14 +59,18 @@ def execute(
     values: Mapping[str, Any],
     *,
     reach: Mapping[str, Sequence[str]] | None = None,
+    banks: System | None = None,
 ) -> Values:
     """All tensors that the tasks of a program compute, put together from all places.
 
     Args:
         values: of the tensors that are there at the start, as for `semantics.execute`.
         reach: places that a unit reads and writes besides its own.
+        banks: the system, to have products in its memories computed by their command programs from what lies
+            in the banks (`neardata.mappers.bank_data`), instead of by what they mean. Slow: for small graphs.
 
     Raises:
+        DataError: a command program that does not do what its kernel says.
         ProgramError: a task reads what is not in its place, or not complete, or put there by a task that it
             does not wait for; writes what is there; an element of a result is missing or differs between
             places; an output of a matrix operator is computed other than once.
@@ -88,7 +88,7 @@ def execute(
     >>> execute(program, graph, {"x": np.array([[1, 2]]), "w": np.array([[3, 4], [5, 6]])})
     {'y': array([[11, 17]])}
     """
-    return _Run(program, graph, values, reach or {}).results()
+    return Run(program, graph, values, reach or {}, banks).results()
 
 
 def reach_of(system: System) -> dict[str, tuple[str, ...]]:
@@ -103,12 +103,14 @@ def verify(
     *,
     tolerance: float = 1e-9,
     reach: Mapping[str, Sequence[str]] | None = None,
+    banks: System | None = None,
 ) -> float:
     """Check that a program computes what its graph does.
 
     Args:
         tolerance: largest difference over the largest magnitude of a tensor in floating point (sums in
             another order); integers must be equal.
+        reach, banks: as of `execute`.
 
     Returns:
         the largest such difference.
@@ -116,7 +118,7 @@ def verify(
     Raises:
         ProgramError: as `execute`, or a tensor that differs.
     """
-    results = execute(program, graph, values, reach=reach)
+    results = execute(program, graph, values, reach=reach, banks=banks)
     expected = semantics.execute(graph, values)
     worst = 0.0
     for name, value in results.items():
@@ -136,17 +138,25 @@ def _exact(graph: Graph, name: str) -> bool:
     return format.dtype in INTEGERS and format.group is None
 
 
-class _Run:
+class Run:
+    """The state of an execution: what is where after each task."""
+
     def __init__(
-        self, program: Program, graph: Graph, values: Mapping[str, Any], reach: Mapping[str, Sequence[str]]
+        self,
+        program: Program,
+        graph: Graph,
+        values: Mapping[str, Any],
+        reach: Mapping[str, Sequence[str]],
+        banks: System | None = None,
     ) -> None:
         self.program, self.graph, self.values, self.reach = program, graph, values, reach
+        self.banks = banks
         self.cells: dict[tuple[str, str], _Cell] = {}
         self.computed: dict[str, Marks] = {}
         """Of outputs of matrix operators, the marks computed in all places together."""
         self.names = {operator.name for operator in graph}
-        self.shared: dict[tuple[str, ...], tuple[Operand, ...]] = {}
-        """Reads of operators, for those of their tasks that name none."""
+        self.readers: dict[tuple[str, ...], int] = {}
+        """Of operators, the last of their tasks that reads something: for those that name no reads."""
         self.sources: list[Operand] = []
         self.waits = _ancestors(program)
         for operand in program.placement:
@@ -282,11 +292,19 @@ class _Run:
             self.check_place(operand)
             self.check_read(operand, partial=operand.tensor in summed)
         if task.reads:
-            self.shared[task.operators] = task.reads
+            self.readers[task.operators] = self.number
         if not task.writes:
             return
+        if isinstance(task.kernel, PimMatMul) and task.kernel.reduction == "processor":
+            raise ProgramError(f"task '{task.name}': writes results, but its partial sums are not added")
         # an operator of several kernels reads with its first, and writes with its last
-        self.sources = [*(task.reads or self.shared.get(task.operators, ()))]
+        reader = self.readers.get(task.operators, self.number)
+        self.reader = self.program.tasks[reader]
+        if reader != self.number and not self.waits[self.number] >> reader & 1:
+            raise ProgramError(
+                f"task '{task.name}': goes on with '{self.reader.name}', which it does not wait for"
+            )
+        self.sources = [*self.reader.reads]
         waiting = list(task.writes)
         for name in task.operators:
             if name not in self.names:
@@ -305,7 +323,7 @@ class _Run:
         if operator.kind == "kv_append":
             self.append(operator, operand)
             return
-        for value, mark, index in _EVALUATE.get(operator.kind, _whole)(self, operator, operand):
+        for value, mark, index in EVALUATE.get(operator.kind, whole)(self, operator, operand):
             self.write(operand, value, mark, index)
             if operator.kind in MATRIX_KINDS:
                 shape = self.tensor(operand.tensor).shape
@@ -501,180 +519,33 @@ class _Run:
             raise ProgramError(f"task '{self.task.name}' needs {told}, which it does not read")
         return found.value[index]
 
+    def product(self, x: Any, w: Any) -> Any:
+        """x w^T as the task's kernel does it: of a product in memory part by part of k, in the banks if they
+        are known."""
+        kernel = self.reader.kernel
+        numbers = isinstance(x, np.ndarray) and isinstance(w, np.ndarray)
+        if not isinstance(kernel, PimMatMul) or not numbers:
+            return semantics.linear(x, w)
+        size = (*x.shape, w.shape[0])
+        if size != (kernel.m, kernel.k, kernel.n):
+            raise ProgramError(
+                f"task '{self.reader.name}': its kernel is of m, k, n {(kernel.m, kernel.k, kernel.n)}, "
+                f"what it reads of {size}"
+            )
+        if self.banks is None:
+            return sum(semantics.linear(x[:, a:b], w[:, a:b]) for a, b in kernel.parts)
+        group = self.banks.instances[self.reader.unit].group
+        unit = self.banks.units[group]
+        assert isinstance(unit, PimUnit)
+        device = self.banks.device(group)
+        named = with_order(kernel, device, unit.channels)
+        return multiply(named, program_of(named, device, unit.channels), x, w)
+
     def slices_read(self, name: str) -> list[tuple[slice, ...]]:
         return [self.index(operand) for operand in self.sources if operand.tensor == name]
 
 
-# --- slices of operators --------------------------------------------------------------------------
-
-Made = Iterable[tuple[Any, Any, tuple[slice, ...]]]
-"""Numbers, marks, and where they go."""
-
-
-def _linear(run: _Run, operator: Operator, operand: Operand) -> Made:
-    rows, columns = index = run.index(operand)
-    x, w = operator.inputs[:2]
-    marks = marks_of_k(operator["k"], bias=len(operator.inputs) > 2)
-    value: Any = 0
-    mark = NOTHING
-    for k in _ranges(run, w, columns):
-        value = value + semantics.linear(run.part(x, (rows, k)), run.part(w, (columns, k)))
-        mark = mark + marks[k].sum(dtype=np.uint64)
-    if len(operator.inputs) > 2 and run.slices_read(operator.inputs[2]):
-        value = value + semantics.dequantised(run.part(operator.inputs[2], (columns,)))
-        mark = mark + marks[-1]
-    if not mark:
-        raise run.error(operand, f"is written, but the task reads none of '{w}' for it")
-    yield value, mark, index
-
-
-def _expert_linear(run: _Run, operator: Operator, operand: Operand) -> Made:
-    rows, columns = run.index(operand)
-    x, w = operator.inputs[:2]
-    marks = marks_of_k(operator["k"])
-    first = 0
-    for expert, count in enumerate(operator["tokens"]):
-        mine = slice(max(first, rows.start), min(first + count, rows.stop))
-        first += count
-        if mine.start >= mine.stop:
-            continue
-        value: Any = 0
-        mark = NOTHING
-        for k in _ranges(run, w, columns, expert):
-            weights = run.part(w, (slice(expert, expert + 1), columns, k))
-            value = value + semantics.linear(run.part(x, (mine, k)), weights[0])
-            mark = mark + marks[k].sum(dtype=np.uint64)
-        if not mark:
-            raise run.error(operand, f"is written, but the task reads none of '{w}' for expert {expert}")
-        yield value, mark, (mine, columns)
-
-
-def _ranges(run: _Run, weight: str, columns: slice, expert: int | None = None) -> list[slice]:
-    """Ranges of k of which the task reads weights of these columns (and of this expert)."""
-    found = set()
-    for read in run.slices_read(weight):
-        n, k = read[-2:]
-        mine = expert is None or read[0].start <= expert < read[0].stop
-        if mine and n.start < columns.stop and n.stop > columns.start:
-            found.add((k.start, k.stop))
-    return [slice(*k) for k in sorted(found)]
-
-
-def _head_linear(run: _Run, operator: Operator, operand: Operand) -> Made:
-    rows, columns = index = run.index(operand)
-    n, k = operator["n"], operator["k"]
-    if columns.start % n or columns.stop % n:
-        raise run.error(operand, f"cuts a head of {n} columns")
-    heads = slice(columns.start // n, columns.stop // n)
-    x = run.part(operator.inputs[0], (rows, slice(heads.start * k, heads.stop * k)))
-    w = run.part(operator.inputs[1], (heads, slice(0, n), slice(0, k)))
-    yield semantics.head_linear(x, w), COMPLETE, index
-
-
-def _attention(run: _Run, operator: Operator, operand: Operand) -> Made:
-    """Whole sequences of some heads."""
-    rows, columns = run.index(operand)
-    heads, kv_heads, qk, v = (operator[d] for d in ("heads", "kv_heads", "qk", "v"))
-    if columns.start % v or columns.stop % v:
-        raise run.error(operand, f"cuts a head of {v} columns")
-    mine = slice(columns.start // v, columns.stop // v)
-    group = heads // kv_heads
-    shared = slice(mine.start // group, -(-mine.stop // group))
-    if (mine.start % group or mine.stop % group) and shared.stop - shared.start > 1:
-        raise run.error(operand, f"cuts groups of {group} heads that share keys")
-    table = bool(operator.attributes.get("bias"))
-    caches = operator.inputs[1:-1] if table else operator.inputs[1:]
-    covered = 0
-    for q, c, query_positions, key_positions in semantics.sequences(operator):
-        if q.stop <= rows.start or q.start >= rows.stop:
-            continue
-        if q.start < rows.start or q.stop > rows.stop:
-            raise run.error(operand, "cuts a sequence")
-        queries = run.part(operator.inputs[0], (q, slice(mine.start * qk, mine.stop * qk)))
-        parts = [queries]
-        for cache in caches:
-            shape = run.tensor(cache).shape
-            if len(shape) == 3:
-                parts.append(run.part(cache, (c, shared, slice(0, shape[2]))))
-            else:  # keys or values made of a latent cache
-                width = shape[1] // kv_heads
-                parts.append(run.part(cache, (c, slice(shared.start * width, shared.stop * width))))
-        if table:
-            parts.append(
-                run.part(operator.inputs[-1], (slice(0, run.tensor(operator.inputs[-1]).shape[0]), mine))
-            )
-        dims = {
-            "heads": mine.stop - mine.start, "kv_heads": shared.stop - shared.start, "qk": qk, "v": v,
-            "queries": (len(query_positions),), "context": (len(key_positions),),
-        }  # fmt: skip
-        part = replace(operator, dims=dims)
-        yield semantics.attention(part, *parts), COMPLETE, (q, columns)
-        covered += q.stop - q.start
-    if covered != rows.stop - rows.start:
-        raise run.error(operand, "cuts a sequence")
-
-
-def _combine(run: _Run, operator: Operator, operand: Operand) -> Made:
-    """Sums over experts are linear: partial ones, and those of some experts, give partial sums."""
-    index = run.index(operand)
-    name = operator.inputs[0]
-    rows = np.zeros(run.tensor(name).shape)
-    there = np.zeros(rows.shape, dtype=np.uint64)
-    for read in run.sources:
-        if read.tensor == name:
-            part, cell = run.index(read), run.cells[read.place, name]
-            rows[part] = semantics.dequantised(cell.value)[part]
-            there[part] = cell.mark[part]
-    ids = run.read(operator.inputs[1])
-    value = semantics.combine(rows, ids, run.read(operator.inputs[2]))[index]
-    if np.isnan(value).any():
-        raise run.error(operand, f"needs more of '{operator.inputs[2]}' than the task reads")
-    unsorted = np.empty_like(there)
-    unsorted[semantics.order_by_expert(ids)] = there * np.uint64(pow(int(COMPLETE), -1, 2**64))
-    of_experts = unsorted.reshape(*ids.shape, -1) * marks_of_k(ids.shape[1])[None, :, None]
-    yield value, of_experts.sum(axis=1, dtype=np.uint64)[index], index
-
-
-def _whole(run: _Run, operator: Operator, operand: Operand) -> Made:
-    """Other kinds: computed whole from what the task reads; what is written must not need the rest."""
-    index = run.index(operand)
-    inputs = [run.read(name) for name in operator.inputs]
-    outputs: tuple[Any, ...]
-    with np.errstate(invalid="ignore"):
-        if operator.kind == "route" and operator.outputs[0] in run.values:
-            ids = np.asarray(run.values[operator.outputs[0]])
-            outputs = semantics.route(operator, inputs[0], inputs[1] if len(inputs) > 1 else None, ids)
-        else:
-            outputs = semantics.evaluate(operator, *inputs)
-    value = outputs[operator.outputs.index(operand.tensor)][index]
-    if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
-        raise run.error(operand, "needs more of the inputs than the task reads")
-    yield value, COMPLETE, index
-
-
-_EVALUATE: dict[str, Callable[[_Run, Operator, Operand], Made]] = {
-    "linear": _linear,
-    "expert_linear": _expert_linear,
-    "head_linear": _head_linear,
-    "attention": _attention,
-    "combine": _combine,
-}
-
-
-# --- marks, slices, messages ----------------------------------------------------------------------
-
-
-def marks_of_k(k: int, *, bias: bool = False) -> Marks:
-    """Random marks of k indices (and of a bias, last) that add up to `COMPLETE`.
-
-    >>> bool(marks_of_k(5).sum(dtype=np.uint64) == COMPLETE)
-    True
-    """
-    count = k + bias
-    marks = np.random.default_rng(k).integers(1, 2**64 - 1, count, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        marks[0] += COMPLETE - marks.sum(dtype=np.uint64)
-    return marks
+# --- slices, messages -----------------------------------------------------------------------------
 
 
 def _ancestors(program: Program) -> list[int]:

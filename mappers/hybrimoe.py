@@ -22,7 +22,7 @@ from typing import Literal
 from neardata.mappers.expert_cache import Eviction, Key, MinusRecentScore
 from neardata.mappers.fiddler import ExpertTimes
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes
-from neardata.mappers.offload import Offload, Placer, check_capacity, keys_of, make_room
+from neardata.mappers.offload import Offload, Placer, Writer, check_capacity, keys_of, make_room
 
 Side = Literal["device", "cpu", "link"]
 
@@ -132,6 +132,7 @@ def place(
     schedule: bool = True,
     fetch_only_if_earlier: bool = False,
     other_bytes: int = 0,
+    writer: Writer = Placer,
 ) -> Offload:
     """Device, CPU and link share the experts of each block by `schedule_block`.
 
@@ -149,7 +150,7 @@ def place(
         InputError: a block has more active experts than there is room, or more are there at the start.
     """
     check_capacity(passes, capacity, start)
-    placer = Placer("hybrid", expert, machine, passes, other_bytes)
+    placer = writer("hybrid", expert, machine, passes, other_bytes)
     placer.place(start)
     run = _Run(
         placer,
@@ -161,7 +162,7 @@ def place(
     )
     for i, blocks in enumerate(passes):
         for n, block in enumerate(blocks):
-            at = f"p{i}.l{block.layer}"
+            at = placer.at(i, block)
             placer.before(at, block)
             run.eviction.observe(block.layer, block.active, block.routing_scores)
             plan = run.found(block, run.backlog)

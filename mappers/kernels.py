@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neardata.arch.dram import Device
+from neardata.arch.precision import Format
 from neardata.mappers.regions import bytes_of, input_shard, output_shard
 from neardata.mappers.sharding import Rule
 from neardata.sim.program import (
@@ -123,6 +124,14 @@ def pim_kernels(
         softmax = Elementwise(2 * scores, 2 * scores, OPERATIONS["softmax"] * scores, 4 * scores)
         return (PimAttention(*sizes, stage="scores"), softmax, PimAttention(*sizes, stage="values"))
     return ()
+
+
+def reduction_kernel(kernel: PimMatMul, format: Format) -> Elementwise:
+    """What a processor does with the partial sums of a product: they are read, added, and the result written.
+    The memory's units left them in it, as they do scores."""
+    sums = kernel.m * kernel.n
+    size = format.bytes_of(sums, kernel.n)
+    return Elementwise(kernel.partial_sum_bytes, size, (kernel.k_parts - 1) * sums, kernel.partial_sum_bytes)
 
 
 def _heads(operator: Operator, rule: Rule, slot: int) -> tuple[int, int]:

@@ -2,20 +2,23 @@
 
 `layout_of` gives the layout of a device; `placed_bytes` the room that a matrix takes.
 `AimWeights`, `HbmPimWeights` and `AttAccWeights` are the layouts that the programs of
-`neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on, written down apart
-from them. Keys lie like a matrix of positions x width, values like one of width x positions.
+`neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on: rows by the tilings of
+these, places written down apart from them. Keys lie like a matrix of positions x width, values like one of
+width x positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neardata.arch.dram import Device
+from neardata.sim.dram import aim_matmul, attacc_matmul, hbm_pim
+from neardata.sim.program import PimMatMul
 from neardata.sim.system.pim_programs import device_of, family_of
 
 Ints = NDArray[np.int64]
@@ -57,6 +60,8 @@ class AimWeights:
     {'channel': 1, 'bank_group': 0, 'bank': 2, 'row': 0, 'column': 8, 'lane': 1}
     """
 
+    LINE: ClassVar = 16
+    """Outputs that are dealt to the channels together."""
     n: int
     k: int
     channels: int
@@ -66,46 +71,37 @@ class AimWeights:
     """Outputs of a bank do not share rows."""
 
     @property
-    def bursts(self) -> int:
-        """Of an output's weights."""
-        return -(-self.k // LANES)
-
-    @property
-    def segments(self) -> int:
-        """Rows of an output's weights."""
-        return -(-self.bursts // self.columns)
-
-    @property
-    def share(self) -> int:
-        """Outputs of a bank in a row."""
-        return 1 if self.own_rows else max(self.columns // self.bursts, 1)
+    def tiling(self) -> aim_matmul.Tiling:
+        """Bursts and rows of a channel's outputs."""
+        return aim_matmul.Tiling(self.k, self.columns, own_rows=self.own_rows)
 
     @property
     def rows(self) -> int:
         """See `Layout`."""
-        passes = -(-self.n // (16 * self.channels))
-        return -(-passes // self.share) * self.segments
+        return self.tiling.rows(-(-self.n // (16 * self.channels)))
 
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """See `Layout`."""
         output, input = np.broadcast_arrays(np.asarray(output), np.asarray(input))
+        tiling = self.tiling
         block, bank = np.divmod(output, 16)
         number, channel = np.divmod(block, self.channels)
         burst, lane = np.divmod(input, LANES)
         segment, column = np.divmod(burst, self.columns)
-        row, beside = np.divmod(number, self.share)
+        row, beside = np.divmod(number, tiling.share)
         return {
             "channel": channel, "bank_group": bank // 4, "bank": bank % 4,
-            "row": row * self.segments + segment, "column": beside * self.bursts + column, "lane": lane,
+            "row": row * tiling.segments + segment, "column": beside * tiling.bursts + column, "lane": lane,
         }  # fmt: skip
 
     def element(self, places: Places) -> tuple[Ints, Ints]:
         """See `Layout`."""
-        row, segment = np.divmod(places["row"], self.segments)
-        beside, column = np.divmod(places["column"], self.bursts if self.segments == 1 else self.columns)
-        block = (row * self.share + beside) * self.channels + places["channel"]
+        tiling = self.tiling
+        row, segment = np.divmod(places["row"], tiling.segments)
+        beside, column = np.divmod(places["column"], tiling.bursts if tiling.segments == 1 else self.columns)
+        block = (row * tiling.share + beside) * self.channels + places["channel"]
         output = block * 16 + places["bank_group"] * 4 + places["bank"]
-        unused = beside >= self.share
+        unused = beside >= tiling.share
         input = (segment * self.columns + column) * LANES + places["lane"]
         return output, np.where(unused, self.k, input)
 
@@ -119,6 +115,7 @@ class HbmPimWeights:
     [1, 0, 0, 1, 0, 1, 2]
     """
 
+    LINE: ClassVar = 64
     n: int
     k: int
     channels: int
@@ -126,7 +123,7 @@ class HbmPimWeights:
     @property
     def tile_rows(self) -> int:
         """Rows of an output tile in each bank."""
-        return 2 * -(-self.k // 256)
+        return hbm_pim.weight_rows(1, -(-self.k // 128))
 
     @property
     def rows(self) -> int:
@@ -166,29 +163,20 @@ class AttAccWeights:
     [0, 0, 0, 1, 0, 0, 7, 2]
     """
 
+    LINE: ClassVar = 16
     n: int
     k: int
     channels: int
 
     @property
-    def segments(self) -> int:
-        """Of 2048 inputs."""
-        return -(-self.k // 2048)
-
-    @property
-    def last(self) -> int:
-        """Bursts of each bank in the last segment."""
-        return -(-(self.k - 2048 * (self.segments - 1)) // 64)
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of 16 lines."""
-        return 16 * (self.segments - 1) + -(-16 * self.last // 32)
+    def tiling(self) -> attacc_matmul.Tiling:
+        """Parts, segments and rows of a block of lines."""
+        return attacc_matmul.Tiling(self.k)
 
     @property
     def rows(self) -> int:
         """See `Layout`."""
-        return -(-self.n // (256 * self.channels)) * self.block_rows
+        return -(-self.n // (256 * self.channels)) * self.tiling.block_rows
 
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """See `Layout`."""
@@ -199,18 +187,19 @@ class AttAccWeights:
         part, inside = np.divmod(input, 64)
         bank, lane = np.divmod(inside, LANES)
         segment, part = np.divmod(part, 32)
-        parts = np.where(segment < self.segments - 1, 32, self.last)
+        parts = np.where(segment < self.tiling.segments - 1, 32, self.tiling.last)
         row, column = np.divmod(line * parts + part, 32)
         return {
             "channel": channel, "pseudo_channel": group // 8, "rank": group // 4 % 2, "bank_group": group % 4,
-            "bank": bank, "row": block * self.block_rows + segment * 16 + row, "column": column, "lane": lane,
+            "bank": bank, "row": block * self.tiling.block_rows + segment * 16 + row, "column": column,
+            "lane": lane,
         }  # fmt: skip
 
     def element(self, places: Places) -> tuple[Ints, Ints]:
         """See `Layout`."""
-        block, row = np.divmod(places["row"], self.block_rows)
-        segment = np.minimum(row // 16, self.segments - 1)
-        parts = np.where(segment < self.segments - 1, 32, self.last)
+        block, row = np.divmod(places["row"], self.tiling.block_rows)
+        segment = np.minimum(row // 16, self.tiling.segments - 1)
+        parts = np.where(segment < self.tiling.segments - 1, 32, self.tiling.last)
         line, part = np.divmod((row - segment * 16) * 32 + places["column"], parts)
         group = places["pseudo_channel"] * 8 + places["rank"] * 4 + places["bank_group"]
         output = ((block * 16 + line) * self.channels + places["channel"]) * 16 + group
@@ -219,7 +208,7 @@ class AttAccWeights:
 
 
 def layout_of(
-    n: int, k: int, device: Device | str, channels: int
+    n: int, k: int, device: Device | str, channels: int, *, own_rows: bool = False
 ) -> AimWeights | HbmPimWeights | AttAccWeights:
     """Of an n x k matrix, where the device's program generators expect it.
 
@@ -229,18 +218,21 @@ def layout_of(
     model = device_of(device)
     match family_of(model):
         case "aim":
-            return AimWeights(n, k, channels, model.bursts_per_row)
+            return AimWeights(n, k, channels, model.bursts_per_row, own_rows)
         case "hbm-pim":
             return HbmPimWeights(n, k, channels)
         case "attacc":
             return AttAccWeights(n, k, channels)
 
 
-def placed_bytes(n: int, k: int, device: Device | str, channels: int) -> int:
-    """Room that an n x k matrix takes: its rows in every bank of all channels.
+def placed_bytes(kernel: PimMatMul, device: Device | str, channels: int) -> int:
+    """Room that a kernel's n x k matrix takes: its rows in every bank of the channels that hold it.
 
-    Rows count whole, and in all channels alike: a command works on the same row of all banks, and every
-    matrix begins in the first channel.
+    Rows count whole: a command works on the same row of all banks of a channel. Outputs are dealt to the
+    channels line by line; the last round of a matrix, which may not fill all channels, goes to those that are
+    emptiest, so that what one matrix leaves free another takes. Channels are alike, and a product takes the
+    same time in whichever it lies. The fullest channel then holds at most one line's rows more than the
+    emptiest, which is not counted.
 
     Args:
         device: of the unit, with its overrides; or the name of a preset as it is.
@@ -249,11 +241,16 @@ def placed_bytes(n: int, k: int, device: Device | str, channels: int) -> int:
     Raises:
         InputError: a device without generator.
 
-    >>> placed_bytes(512, 4096, "gddr6-aim", 32), 512 * 4096 * 2
+    >>> placed_bytes(PimMatMul(1, 512, 4096), "gddr6-aim", 32), 512 * 4096 * 2
     (4194304, 4194304)
-    >>> placed_bytes(513, 4096, "gddr6-aim", 32)     # a second pass, of one output
-    8388608
+    >>> placed_bytes(PimMatMul(1, 513, 4096), "gddr6-aim", 32)     # one output more: its rows in 16 banks
+    4325376
     """
     model = device_of(device)
-    row_bytes = model.bursts_per_row * model.burst_bytes
-    return layout_of(n, k, model, channels).rows * row_bytes * model.n_banks * channels
+    part = max(stop - start for start, stop in kernel.parts)
+    each = (kernel.channels or channels) // kernel.k_parts
+    layout = layout_of(kernel.n, part, model, each, own_rows=kernel.own_rows)
+    rounds, more = divmod(-(-kernel.n // layout.LINE), each)
+    rows = more * replace(layout, n=(rounds + 1) * layout.LINE, channels=1).rows
+    rows += (each - more) * replace(layout, n=rounds * layout.LINE, channels=1).rows
+    return rows * kernel.k_parts * model.bursts_per_row * model.burst_bytes * model.n_banks

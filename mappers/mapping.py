@@ -9,6 +9,8 @@ from pydantic import Field
 from neardata.arch.config_file import StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import System
+from neardata.mappers.expert_policy import Experts
+from neardata.mappers.products import ProductForm
 
 OnPim = Literal["nothing", "fastest", "attention", "everything"]
 
@@ -22,7 +24,7 @@ class Mapping(StrictModel):
     """
 
     processor: str | None = None
-    """Group that does what PIM does not; default: the system's only one, or the one ``host`` names last."""
+    """Group that does what PIM does not; default: the system's only one, or its only GPU."""
     pim: str | None = None
     """Group of PIM memories; default: the only one, if there is one."""
     on_pim: OnPim = "fastest"
@@ -30,10 +32,14 @@ class Mapping(StrictModel):
     ``everything``: all that the memory can do; ``fastest``: each where it takes less time, transfers
     counted; of a memory that stands beside the processor only attention, since weights lie in one place
     whatever the batch."""
+    products: dict[str, ProductForm] | str = Field(default_factory=dict)
+    """How products run in memory: forms by operator (`neardata.mappers.products`), the file that has them, or
+    ``searched``: for each operator the fastest that `neardata.mappers.search` finds."""
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Stages; ``all``: each slot is one."""
-    experts: Literal["split", "spread"] = "split"
-    """``split``: every expert over all slots; ``spread``: whole experts, some on each slot."""
+    experts: Experts = "split"
+    """``split``: every expert over all slots; ``spread``: whole experts, some on each slot; or a policy
+    for experts that lie in the host's memory (`neardata.mappers.expert_policy`)."""
     micro_batches: Annotated[int, Field(ge=1)] | Literal["stages"] = 1
     """Parts of the batch that follow each other through the stages."""
     steps: Annotated[int, Field(ge=1, le=64)] = 1
@@ -54,6 +60,8 @@ def processor_group(system: System, mapping: Mapping) -> str:
             near = nearest(mapping.processor, known)
             raise InputError(f"'{mapping.processor}' is no processor group{near}", key="mapping.processor")
         return mapping.processor
+    if len(known) > 1:
+        known = [group for group in known if system.processor(group).kind == "gpu"] or known
     if len(known) != 1:
         some = ", ".join(known) or "none"
         raise InputError(f"the system has {some}: say which processor group", key="mapping.processor")

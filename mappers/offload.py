@@ -18,7 +18,7 @@ it has been computed for the last time, so no program needs more than its slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +59,7 @@ class Placer:
         self, policy: str, expert: Expert, machine: Machine, passes: Passes, other_bytes: int
     ) -> None:
         self.policy, self.expert, self.machine, self.other_bytes = policy, expert, machine, other_bytes
+        self.passes = passes
         self.tasks: list[Task] = []
         self.tail: tuple[str, ...] = ()
         """The tasks that what the device does next must wait for."""
@@ -103,6 +104,16 @@ class Placer:
 
     # --- tasks ------------------------------------------------------------------------------------
 
+    def at(self, number: int, block: Block) -> str:
+        """The start of the names of a block's tasks in a pass: ``p`` pass ``.l`` layer."""
+        return f"p{number}.l{block.layer}"
+
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        """Each block of each pass with the start of its tasks' names."""
+        for number, of_pass in enumerate(self.passes):
+            for block in of_pass:
+                yield self.at(number, block), block
+
     def add(
         self,
         name: str,
@@ -134,9 +145,13 @@ class Placer:
             last = self.add(one, unit, kernel, (last,) if last else after, operator, reads)
         return last
 
-    def weights(self, key: Key, place: str) -> Operand:
+    def weights(self, key: Key, place: str) -> tuple[Operand, ...]:
         """An expert's weights in a place."""
-        return Operand(f"{_name(key)}.weights", place, self.expert.bytes)
+        return (Operand(f"{_name(key)}.weights", place, self.expert.bytes),)
+
+    def rows(self, at: str, key: Key, way: Literal["in", "out"], place: str) -> tuple[Operand, ...]:
+        """What goes into an expert or comes out of it, in a place."""
+        return ()
 
     def before(self, at: str, block: Block) -> None:
         """What the device does ahead of the experts."""
@@ -153,24 +168,36 @@ class Placer:
         in_host, on_device = self.weights(key, m.host), self.weights(key, m.device)
         if m.storage:
             read, stored = Transfer(m.storage, m.host, size), self.weights(key, m.storage)
-            waits = (
-                self.add(f"{name}.read", m.storage_link, read, waits, _name(key), (stored,), (in_host,)),
-            )
+            waits = (self.add(f"{name}.read", m.storage_link, read, waits, _name(key), stored, in_host),)
         waits = (*waits, *self._users.get(slot, ()))
-        self.add(name, m.link, Transfer(m.host, m.device, size), waits, _name(key), (in_host,), (on_device,))
+        self.add(name, m.link, Transfer(m.host, m.device, size), waits, _name(key), in_host, on_device)
         self.slot[key], self.arrival[key] = slot, name
         self._slot_of[name], self._users[slot] = slot, [name]
         self._fetches += 1
         return name
 
+    def work(self, at: str, key: Key, tokens: int, after: Iterable[str], *, on_cpu: bool) -> str:
+        """The kernels of an expert where its weights are; the last task's name."""
+        m = self.machine
+        kernels = self.expert.cpu_kernels(tokens) if on_cpu else self.expert.kernels(tokens)
+        weights = self.weights(key, m.host if on_cpu else m.device)
+        unit = m.cpu if on_cpu else m.device
+        last = self.chain(f"{at}.e{key[1]}", unit, kernels, after, _name(key), weights)
+        assert last, "an expert has at least one kernel"
+        return last
+
+    def arrivals(self, keys: Iterable[Key]) -> tuple[str, ...]:
+        """The fetches that brought experts on the device, of those that were brought."""
+        return tuple(self.arrival[key] for key in keys if key in self.arrival)
+
+    def occupy(self, key: Key, task: str) -> None:
+        """The slot of an expert is not filled again before a task has ended."""
+        self._users.setdefault(self.slot[key], []).append(task)
+
     def compute(self, at: str, key: Key, tokens: int, after: Iterable[str]) -> str:
         """An expert on the device, after its arrival; the last task's name."""
-        arrival = (self.arrival[key],) if key in self.arrival else ()
-        kernels, weights = self.expert.kernels(tokens), self.weights(key, self.machine.device)
-        waits = (*after, *arrival)
-        last = self.chain(f"{at}.e{key[1]}", self.machine.device, kernels, waits, _name(key), (weights,))
-        assert last, "an expert has at least one kernel"
-        self._users.setdefault(self.slot[key], []).append(last)
+        last = self.work(at, key, tokens, (*after, *self.arrivals([key])), on_cpu=False)
+        self.occupy(key, last)
         return last
 
     def compute_on_cpu(self, at: str, key: Key, tokens: int, after: Iterable[str]) -> str:
@@ -178,16 +205,15 @@ class Placer:
         m, moved, name = self.machine, tokens * self.expert.activation_bytes, f"{at}.e{key[1]}"
         waits = tuple(after)
         if moved:
+            rows = [self.rows(at, key, "in", place) for place in (m.device, m.host)]
             there = Transfer(m.device, m.host, moved)
-            waits = (self.add(f"{name}.to_cpu", m.back, there, waits, _name(key)),)
-        kernels, weights = self.expert.cpu_kernels(tokens), self.weights(key, m.host)
-        last = self.chain(name, m.cpu, kernels, waits, _name(key), (weights,))
-        assert last, "an expert has at least one kernel"
+            waits = (self.add(f"{name}.to_cpu", m.back, there, waits, _name(key), *rows),)
+        last = self.work(at, key, tokens, waits, on_cpu=True)
         self._cpu += 1
         if moved:
-            last = self.add(
-                f"{name}.from_cpu", m.link, Transfer(m.host, m.device, moved), (last,), _name(key)
-            )
+            rows = [self.rows(at, key, "out", place) for place in (m.host, m.device)]
+            back = Transfer(m.host, m.device, moved)
+            last = self.add(f"{name}.from_cpu", m.link, back, (last,), _name(key), *rows)
         return last
 
     def on_device(self, at: str, block: Block, wait: Wait, fetched: Sequence[str] = ()) -> list[str]:
@@ -199,7 +225,13 @@ class Placer:
         waits = (*self.tail, *fetched) if wait == "all" else self.tail
         keys = keys_of(block)
         self._hits += sum(self.arrival.get(key) not in fetched for key in keys)
+        if wait == "all":
+            return self.compute_together(at, block, waits)
         return [self.compute(at, key, block.tokens[key[1]], waits) for key in keys]
+
+    def compute_together(self, at: str, block: Block, after: Iterable[str]) -> list[str]:
+        """The active experts of a block, all on the device, when all are there."""
+        return [self.compute(at, key, block.tokens[key[1]], after) for key in keys_of(block)]
 
     def end(self, at: str, block: Block, experts: Sequence[str]) -> None:
         """What follows the experts; the next block waits for it."""
@@ -216,11 +248,11 @@ class Placer:
         """The program and its memory."""
         m = self.machine
         home = m.storage or m.host
-        placement = [self.weights(key, m.device) for key in self._resident]
+        placement = [operand for key in self._resident for operand in self.weights(key, m.device)]
         kept = {"slots": (self.slots - len(self._resident)) * self.expert.bytes, "others": self.other_bytes}
         placement += [Operand(what, m.device, size) for what, size in kept.items() if size]
         if self.policy != "resident":
-            placement += [self.weights(key, home) for key in self.keys]
+            placement += [operand for key in self.keys for operand in self.weights(key, home)]
         return Offload(
             policy=self.policy,
             program=Program(self.policy, m.system, tuple(self.tasks), tuple(placement)),
@@ -243,37 +275,43 @@ def keys_of(block: Block) -> list[Key]:
     return [(block.layer, expert) for expert in block.active]
 
 
-def named(passes: Passes) -> Iterator[tuple[str, Block]]:
-    """Each block with the start of its tasks' names, ``p`` pass ``.l`` layer."""
-    for i, blocks in enumerate(passes):
-        for block in blocks:
-            yield f"p{i}.l{block.layer}", block
+Writer = Callable[[str, Expert, Machine, Passes, int], Placer]
+"""Makes the placer of a policy: its name, expert, machine, passes, bytes on the device beside experts."""
 
 
 # --- policies ---------------------------------------------------------------------------------------
 
 
-def resident(passes: Passes, expert: Expert, machine: Machine, *, other_bytes: int = 0) -> Offload:
+def resident(
+    passes: Passes, expert: Expert, machine: Machine, *, other_bytes: int = 0, writer: Writer = Placer
+) -> Offload:
     """All experts on the device from the start.
 
     Args:
         other_bytes: on the device beside the experts.
+        writer: writes the tasks.
 
     >>> expert = Expert.of_times(bytes=10, device_ps=lambda tokens: 5)
     >>> passes = [[Block(0, (1, 0)), Block(1, (0, 1))]]
     >>> resident(passes, expert, Machine("a100")).device_bytes
     40
     """
-    placer = Placer("resident", expert, machine, passes, other_bytes)
+    placer = writer("resident", expert, machine, passes, other_bytes)
     placer.place(placer.keys)
-    for at, block in named(passes):
+    for at, block in placer.blocks():
         placer.before(at, block)
         placer.end(at, block, placer.on_device(at, block, "all"))
     return placer.done()
 
 
 def on_demand(
-    passes: Passes, expert: Expert, machine: Machine, *, other_bytes: int = 0, wait: Wait = "all"
+    passes: Passes,
+    expert: Expert,
+    machine: Machine,
+    *,
+    other_bytes: int = 0,
+    wait: Wait = "all",
+    writer: Writer = Placer,
 ) -> Offload:
     """The active experts, fetched one after the other when the gate has chosen them.
 
@@ -282,8 +320,8 @@ def on_demand(
     >>> [task.name for task in placed.program.tasks], placed.device_bytes
     (['p0.l0.fetch.l0.e0', 'p0.l0.e0', 'p0.l1.fetch.l1.e1', 'p0.l1.e1'], 10)
     """
-    placer = Placer("on-demand", expert, machine, passes, other_bytes)
-    for at, block in named(passes):
+    placer = writer("on-demand", expert, machine, passes, other_bytes)
+    for at, block in placer.blocks():
         placer.before(at, block)
         fetched = [placer.fetch(at, key, placer.free_slot(), placer.tail) for key in keys_of(block)]
         placer.end(at, block, placer.on_device(at, block, wait, fetched))
@@ -293,10 +331,16 @@ def on_demand(
 
 
 def prefetch_all(
-    passes: Passes, expert: Expert, machine: Machine, *, other_bytes: int = 0, wait: Wait = "all"
+    passes: Passes,
+    expert: Expert,
+    machine: Machine,
+    *,
+    other_bytes: int = 0,
+    wait: Wait = "all",
+    writer: Writer = Placer,
 ) -> Offload:
     """All experts of the next block while this one runs; those of a pass's first block at its start."""
-    placer = Placer("prefetch-all", expert, machine, passes, other_bytes)
+    placer = writer("prefetch-all", expert, machine, passes, other_bytes)
 
     def fetch(at: str, block: Block) -> list[str]:
         keys = [(block.layer, number) for number in range(len(block.tokens))]
@@ -305,7 +349,7 @@ def prefetch_all(
     for i, blocks in enumerate(passes):
         coming: list[str] = []
         for n, block in enumerate(blocks):
-            at = f"p{i}.l{block.layer}"
+            at = placer.at(i, block)
             fetched = coming if n else fetch(at, block)
             if n + 1 < len(blocks):
                 coming = fetch(at, blocks[n + 1])
@@ -317,17 +361,23 @@ def prefetch_all(
 
 
 def pre_gated(
-    passes: Passes, expert: Expert, machine: Machine, *, other_bytes: int = 0, wait: Wait = "all"
+    passes: Passes,
+    expert: Expert,
+    machine: Machine,
+    *,
+    other_bytes: int = 0,
+    wait: Wait = "all",
+    writer: Writer = Placer,
 ) -> Offload:
     """The next block's active experts while this one runs: Pre-gated MoE (arXiv 2308.12066).
 
     The first block of a pass has two gates, its own and the next block's: its experts come on demand.
     """
-    placer = Placer("pre-gated", expert, machine, passes, other_bytes)
+    placer = writer("pre-gated", expert, machine, passes, other_bytes)
     for i, blocks in enumerate(passes):
         coming: list[str] = []
         for n, block in enumerate(blocks):
-            at = f"p{i}.l{block.layer}"
+            at = placer.at(i, block)
             placer.before(at, block)
             fetched = coming
             if not n:
@@ -351,6 +401,7 @@ def cached(
     start: Sequence[Key] = (),
     other_bytes: int = 0,
     wait: Wait = "all",
+    writer: Writer = Placer,
 ) -> Offload:
     """Experts stay on the device until others need their place; what is missing comes on demand.
 
@@ -364,9 +415,9 @@ def cached(
     """
     check_capacity(passes, capacity, start)
     rule = eviction or LeastRecentlyUsed()
-    placer = Placer("cached", expert, machine, passes, other_bytes)
+    placer = writer("cached", expert, machine, passes, other_bytes)
     placer.place(start)
-    for at, block in named(passes):
+    for at, block in placer.blocks():
         placer.before(at, block)
         rule.observe(block.layer, block.active, block.routing_scores)
         keys = keys_of(block)
@@ -386,12 +437,11 @@ def check_capacity(passes: Passes, capacity: int, start: Sequence[Key]) -> None:
     """
     if len(start) > capacity:
         raise InputError(f"{len(start)} experts at the start, but room for {capacity}", key="start")
-    at, most = max(
-        ((at, len(b.active)) for at, b in named(passes)), key=lambda item: item[1], default=("", 0)
-    )
+    active = [(len(b.active), i, b.layer) for i, blocks in enumerate(passes) for b in blocks]
+    most, number, layer = max(active, key=lambda item: item[0], default=(0, 0, 0))
     if most > capacity:
         raise InputError(
-            f"block {at} has {most} active experts, but there is room for {capacity}: "
+            f"block p{number}.l{layer} has {most} active experts, but there is room for {capacity}: "
             f"{most} or more would fit",
             key="capacity",
         )

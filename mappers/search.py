@@ -1,62 +1,66 @@
-"""Ways to do one product on a PIM device, from the fastest: `search`.
+"""Ways to do a product on a PIM device, from the fastest: `search`.
 
-A mapping says how many of the channels work, into how many parts k is split over them (whose partial sums
-are added elsewhere), and in which order a channel goes through its part of the matrix, short rows shared
-or not. All are listed; each is bounded by what its MACs, rows and mode changes take at least; those whose
-bound is not below the best time found are not simulated. Times are those of `PimEngine`, which a run of the
-mapping would have, refresh at launch included.
+A form says how many of the channels work, into how many parts k is split over them (whose partial sums are
+added by the device or the processor), and in which order a channel goes through its part of the matrix, short
+rows shared or not. All are listed; each is bounded by what its MACs, rows and mode changes take at least;
+those whose bound is not below the best time found are not simulated. Times are those of `PimEngine`, which a
+run of the form has, refresh at launch included. Simulated times are remembered by shape, device and channels.
+
+Products of several vectors with one matrix, or with one for each expert, have the matrix where it lies, so
+that one form is sought for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 
 from neardata.arch.dram import Device
 from neardata.arch.errors import InputError
 from neardata.arch.system.system import RefreshAtTasks
+from neardata.mappers.products import ProductForm
 from neardata.sim.program import PimMatMul
 from neardata.sim.system.pim import PimEngine
 from neardata.sim.system.pim_programs import (
+    check_form,
     device_of,
+    divisors,
+    forms_of,
     least_cycles,
     macs_per_cycle,
-    orders_of,
     program_of,
+    reductions_of,
 )
 
 Cost = Callable[[PimMatMul], int]
 """Picoseconds that a processor takes for the product."""
-Reduction = Callable[[int, int], int]
-"""Picoseconds to add up so many parts of so many sums each."""
-
-SUM_BYTES = 4
-"""Of a partial sum."""
+Reduction = Callable[[PimMatMul], int]
+"""Picoseconds that a processor takes to add up the partial sums of a product."""
+Work = Mapping[PimMatMul, int]
+"""Products, and how often each is done."""
 
 
 def over_the_bus(device: Device, channels: int) -> Reduction:
     """All partial sums cross the data buses of all channels at their peak rate, to be added behind them.
 
-    >>> over_the_bus(device_of("gddr6-aim"), 32)(4, 4096)     # 65,536 bytes at 32 x 32 GB/s
+    >>> four = PimMatMul(1, 4096, 4096, k_parts=4, reduction="processor")
+    >>> over_the_bus(device_of("gddr6-aim"), 32)(four)     # 65,536 bytes at 32 x 32 GB/s
     64000
     """
     rate = device.peak_gb_per_s * channels
-    return lambda parts, sums: ceil(parts * sums * SUM_BYTES * 1000 / rate)
+    return lambda kernel: ceil(kernel.partial_sum_bytes * 1000 / rate)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do a product."""
+    """One way to do a product, or a set of them."""
 
-    kernel: PimMatMul
-    """The whole product, with the order."""
+    form: ProductForm | None
+    """Channels and who adds are given; None: the processor does it."""
     device: str
     """A PIM device, or ``processor``."""
-    channels: int = 0
-    """Channels that work."""
-    k_parts: int = 1
-    """Parts of k, each on ``channels / k_parts`` channels."""
     bound_ps: int = 0
     """Least time, by count of commands and rows."""
     roofline_ps: int = 0
@@ -72,25 +76,25 @@ class Candidate:
         return None if self.time_ps is None or not self.roofline_ps else self.time_ps / self.roofline_ps
 
     def __str__(self) -> str:
-        """As a loop nest.
+        """In a line.
 
-        >>> print(Candidate(PimMatMul(1, 512, 4096, "input-stationary"), "gddr6-aim", 8, 2, time_ps=4000))
-        gddr6-aim, 4.0 ns: 2 parts of k side by side (2048 each)
-          512 outputs over 4 channels each, input-stationary
+        >>> form = ProductForm(order="input-stationary", channels=8, k_parts=2, reduction="processor")
+        >>> print(Candidate(form, "gddr6-aim", time_ps=4000))
+        gddr6-aim, 4.0 ns: input-stationary, 8 channels, k in 2 parts added by the processor
         """
-        time = self.reason or ("not simulated" if self.time_ps is None else f"{self.time_ps / 1e3:.1f} ns")
-        if not self.channels:
+        time = self.reason or ("not simulated" if self.time_ps is None else f"{self.time_ps / 1e3:,.1f} ns")
+        if self.form is None:
             return f"{self.device}, {time}"
-        each = -(-self.kernel.k // self.k_parts)
-        parts = (
-            f"{self.k_parts} parts of k side by side ({each} each)" if self.k_parts > 1 else "k in one part"
-        )
-        over = f"{self.channels // self.k_parts} channels each"
-        return f"{self.device}, {time}: {parts}\n  {self.kernel.n} outputs over {over}, {self.kernel.order}"
+        form = self.form
+        said = [form.order or "the device's order", *(["own rows"] if form.own_rows else [])]
+        said.append(f"{form.channels or 'all'} channels")
+        if form.k_parts > 1:
+            said.append(f"k in {form.k_parts} parts added by the {form.reduction}")
+        return f"{self.device}, {time}: {', '.join(said)}"
 
 
 def search(
-    kernel: PimMatMul,
+    work: PimMatMul | Work,
     device: Device | str,
     channels: int,
     *,
@@ -99,104 +103,155 @@ def search(
     reduction: Reduction | None = None,
     tensor: str = "w",
 ) -> list[Candidate]:
-    """All mappings, simulated ones first and from the fastest, then those not simulated by their bound,
-    then those that do not fit.
+    """All forms, simulated ones first and from the fastest, then those not simulated by their bound, then
+    those that do not fit.
 
     Args:
-        kernel: its ``order``, if named, is the only one tried.
+        work: a product, whose ``order``, if named, is the only one tried; or several that are to have
+            the same form, of the same k or not.
         device: of the unit, with its overrides; or the name of a preset as it is.
         channels: that there are.
         refresh: of the unit.
-        processor: cost of the product elsewhere; it is listed like a mapping.
-        reduction: cost of adding the partial sums of parts of k (default: `over_the_bus`).
+        processor: cost of the products elsewhere; it is listed like a form.
+        reduction: cost of adding partial sums on a processor (default: `over_the_bus`).
         tensor: name of the matrix, for reasons.
 
     Raises:
         InputError: a size below 1, a device without generator, an unknown order.
 
     >>> best, *others = search(PimMatMul(1, 512, 1024), "gddr6-aim", 4)
-    >>> best.channels, best.k_parts, best.kernel.order, best.time_ps, round(best.gap, 1)
+    >>> best.form.channels, best.form.k_parts, best.form.order, best.time_ps, round(best.gap, 1)
     (4, 1, 'input-stationary', 1244500, 2.4)
     """
-    if min(kernel.m, kernel.n, kernel.k, channels) < 1:
-        raise InputError(f"sizes must be at least 1, got {kernel} on {channels} channels")
+    work = {work: 1} if isinstance(work, PimMatMul) else work
+    for kernel in work:
+        check_form(kernel, device, channels)
     model = device_of(device)
-    reduction = reduction or over_the_bus(model, channels)
-    roofline = round(kernel.macs / (macs_per_cycle(model) * channels) * model.tick_ps)
+    trial = _Trial(work, model, channels, refresh, reduction or over_the_bus(model, channels))
+    macs = sum(kernel.macs * count for kernel, count in work.items())
+    roofline = round(macs / (macs_per_cycle(model) * channels) * model.tick_ps)
     done: list[Candidate] = []
     if processor is not None:
-        time = processor(kernel)
-        done.append(Candidate(kernel, "processor", bound_ps=time, roofline_ps=roofline, time_ps=time))
+        time = sum(processor(kernel) * count for kernel, count in work.items())
+        done.append(Candidate(None, "processor", bound_ps=time, roofline_ps=roofline, time_ps=time))
     best = done[0].time_ps if done else None
     waiting: list[Candidate] = []
     unfit: list[Candidate] = []
-    for candidate in sorted(
-        (replace(c, roofline_ps=roofline) for c in _mappings(kernel, model, channels, refresh, reduction)),
-        key=lambda c: c.bound_ps,
-    ):
-        if best is not None and candidate.bound_ps >= best:
+    forms = [
+        Candidate(form, model.name, sum(trial.bounds(form)), roofline)
+        for form in _forms(work, model, channels)
+    ]
+    for candidate in sorted(forms, key=lambda c: c.bound_ps):
+        assert candidate.form is not None
+        problem = trial.problem(candidate.form)
+        if problem:
+            unfit.append(replace(candidate, reason=f"banks of '{model.name}', tensor '{tensor}': {problem}"))
+            continue
+        time_ps = trial.time_ps(candidate.form, best)
+        if time_ps is None:
             waiting.append(candidate)
             continue
-        try:
-            result = _simulated(candidate, model, refresh, reduction)
-        except InputError as error:
-            if error.key != "banks":
-                raise
-            unfit.append(
-                replace(candidate, reason=f"banks of '{model.name}', tensor '{tensor}': {error.message}")
-            )
-            continue
-        done.append(result)
-        assert result.time_ps is not None
-        best = result.time_ps if best is None else min(best, result.time_ps)
-    fits = [c for c in waiting if not _does_not_fit(c, model, tensor, unfit)]
-    return sorted(done, key=lambda c: c.time_ps or 0) + fits + unfit
+        done.append(replace(candidate, time_ps=time_ps))
+        best = time_ps if best is None else min(best, time_ps)
+    return sorted(done, key=lambda c: c.time_ps or 0) + waiting + unfit
 
 
-def _mappings(
-    kernel: PimMatMul, device: Device, channels: int, refresh: RefreshAtTasks, reduction: Reduction
-) -> Iterator[Candidate]:
-    for used in _divisors(channels):
-        for parts in _divisors(used):
-            if parts > kernel.k:
+def time_of(
+    work: Work,
+    device: Device,
+    channels: int,
+    form: ProductForm,
+    *,
+    refresh: RefreshAtTasks = "at-launch",
+    reduction: Reduction | None = None,
+) -> int | None:
+    """Picoseconds of products in a form; None: the matrix does not fit so. Arguments as of `search`."""
+    trial = _Trial(work, device, channels, refresh, reduction or over_the_bus(device, channels))
+    return None if trial.problem(form) else trial.time_ps(form, None)
+
+
+def _forms(work: Work, device: Device, channels: int) -> Iterator[ProductForm]:
+    adds = reductions_of(device)[0]
+    named = sorted({kernel.order for kernel in work} - {""})
+    for used in divisors(channels):
+        for parts in divisors(used):
+            if parts > min(kernel.k for kernel in work):
                 continue
-            part = replace(kernel, k=-(-kernel.k // parts))
-            engine = PimEngine(device, used // parts, refresh)
-            orders: Sequence[str] = (kernel.order,) if kernel.order else orders_of(device, part.k)
-            for order in orders:
-                cycles = least_cycles(replace(part, order=order), device, used // parts) + engine.launch_ticks
-                least = int(cycles * device.tick_ps) + _reduced(kernel, parts, reduction)
-                yield Candidate(replace(kernel, order=order), device.name, used, parts, least)
+            part = min(-(-kernel.k // parts) for kernel in work)
+            orders = list(forms_of(device, part))
+            if named:
+                orders = [f for f in orders if f[0] in named] or [(order, False) for order in named]
+            elif len(work) > 1:  # the device's default may be another order for each
+                orders += [("", own) for own in sorted({own for _, own in orders})]
+            for order, own_rows in orders:
+                yield ProductForm(
+                    order=order, own_rows=own_rows, channels=used, k_parts=parts,
+                    reduction=adds if parts > 1 else None,
+                )  # fmt: skip
 
 
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+@dataclass(frozen=True)
+class _Trial:
+    work: Work
+    device: Device
+    channels: int
+    refresh: RefreshAtTasks
+    reduction: Reduction
+
+    def kernels(self, form: ProductForm) -> list[tuple[PimMatMul, int]]:
+        return [(form.of(kernel, self.device), count) for kernel, count in self.work.items()]
+
+    def bounds(self, form: ProductForm) -> list[int]:
+        """Of each product, all of its times together."""
+        return [count * self.bound(kernel) for kernel, count in self.kernels(form)]
+
+    def bound(self, kernel: PimMatMul) -> int:
+        return _bound(kernel, self.device, self.channels, self.refresh) + self.added(kernel)
+
+    def added(self, kernel: PimMatMul) -> int:
+        """By the processor."""
+        return self.reduction(kernel) if kernel.reduction == "processor" else 0
+
+    def time_ps(self, form: ProductForm, best: int | None) -> int | None:
+        """Of all products; None as soon as it cannot be below the best."""
+        bounds = self.bounds(form)
+        total = sum(bounds)
+        for (kernel, count), bound in zip(self.kernels(form), bounds, strict=True):
+            if best is not None and total >= best:
+                return None
+            time = _simulated(kernel, self.device, self.channels, self.refresh) + self.added(kernel)
+            total += count * time - bound
+        return total
+
+    def problem(self, form: ProductForm) -> str:
+        """Why the matrix does not fit."""
+        kernels = {replace(kernel, m=1, order="") for kernel, _ in self.kernels(form)}
+        return next(filter(None, (_problem(kernel, self.device, self.channels) for kernel in kernels)), "")
 
 
-def _reduced(kernel: PimMatMul, parts: int, reduction: Reduction) -> int:
-    return reduction(parts, kernel.m * kernel.n) if parts > 1 else 0
+@lru_cache(maxsize=1 << 14)
+def _bound(kernel: PimMatMul, device: Device, channels: int, refresh: RefreshAtTasks) -> int:
+    """Picoseconds that a product takes at least in its form, without a processor's part."""
+    part = max(stop - start for start, stop in kernel.parts)
+    orders = [kernel.order] if kernel.order else [order for order, _ in forms_of(device, part)]
+    cycles = min(least_cycles(replace(kernel, order=order), device, channels) for order in orders)
+    engine = PimEngine(device, channels, refresh)
+    return int((cycles + engine.launch_ticks + engine.reduction_ticks(kernel)) * device.tick_ps)
 
 
-def _part(candidate: Candidate) -> PimMatMul:
-    return replace(candidate.kernel, k=-(-candidate.kernel.k // candidate.k_parts))
-
-
-def _simulated(
-    candidate: Candidate, device: Device, refresh: RefreshAtTasks, reduction: Reduction
-) -> Candidate:
-    """The largest part; the others end no later."""
-    engine = PimEngine(device, candidate.channels // candidate.k_parts, refresh)
-    time = engine.run(_part(candidate)).time_ps
-    return replace(candidate, time_ps=time + _reduced(candidate.kernel, candidate.k_parts, reduction))
-
-
-def _does_not_fit(candidate: Candidate, device: Device, tensor: str, unfit: list[Candidate]) -> bool:
-    """Whether a mapping that was not simulated fits at all; if not, it is listed as such."""
+@lru_cache(maxsize=1 << 12)
+def _problem(kernel: PimMatMul, device: Device, channels: int) -> str:
+    """Why the matrix of a product does not fit the banks; empty: it does."""
     try:
-        program_of(_part(candidate), device, candidate.channels // candidate.k_parts)
+        program_of(kernel, device, channels)
     except InputError as error:
-        unfit.append(
-            replace(candidate, reason=f"banks of '{device.name}', tensor '{tensor}': {error.message}")
-        )
-        return True
-    return False
+        if error.key != "banks":
+            raise
+        return error.message
+    return ""
+
+
+@lru_cache(maxsize=1 << 14)
+def _simulated(kernel: PimMatMul, device: Device, channels: int, refresh: RefreshAtTasks) -> int:
+    """Picoseconds; 16-bit numbers, which is what all devices multiply."""
+    return PimEngine(device, channels, refresh).run(kernel).time_ps

@@ -2,7 +2,7 @@
 
 A program is saved as YAML or JSON, read, edited and run again::
 
-    schema: 1
+    schema: 2
     name: one product
     system: a100
     placement:                      # what lies where when it starts
@@ -23,6 +23,7 @@ writes in which places, so that a program can be executed on data as well as in 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from neardata.arch.config_file import ConfigFile, first_problem
 from neardata.arch.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the saved form; it grows when a field changes its meaning or goes. 2: `PimMatMul` says how the device
+does it in fields, not in the name of its order."""
+SUM_BYTES = 4
+"""Of a partial sum on its way to be added: FP32."""
 _STRICT = ConfigDict(extra="forbid")
 
 Slices = tuple[tuple[int, int], ...]
@@ -153,12 +158,41 @@ class PimMatMul:
     k: int
     order: str = ""
     """How the device goes through it (of the device's program generator); empty: its default."""
+    own_rows: bool = False
+    """Outputs of a bank do not share rows, however short they are."""
+    channels: int | None = None
+    """Channels that hold the matrix and work, from the first; None: all of the unit."""
+    k_parts: int = 1
+    """Parts of k side by side, each on ``channels / k_parts`` of the channels; they give partial sums."""
+    reduction: str = ""
+    """Who adds the partial sums: ``processor``, in a task that follows, or the device's own ``buffer``;
+    empty: there are none."""
     kind: Literal["pim_matmul"] = "pim_matmul"
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
         return self.m * self.n * self.k
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Half-open ranges of k, as even as can be.
+
+        >>> PimMatMul(1, 16, 10, k_parts=4).parts
+        ((0, 2), (2, 5), (5, 7), (7, 10))
+        """
+        edges = [self.k * i // self.k_parts for i in range(self.k_parts + 1)]
+        return tuple(itertools.pairwise(edges))
+
+    @property
+    def formless(self) -> PimMatMul:
+        """What is computed, without how."""
+        return PimMatMul(self.m, self.n, self.k)
+
+    @property
+    def partial_sum_bytes(self) -> int:
+        """Bytes of the partial sums of all parts."""
+        return self.k_parts * self.m * self.n * SUM_BYTES if self.k_parts > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +342,10 @@ class Program:
     """The system itself, as its file has it; empty: the one that ships under the name ``system``."""
     notes: tuple[str, ...] = ()
     """What who wrote the program wants to be known with its results."""
+    reserved: Mapping[str, int] = field(default_factory=dict)
+    """Bytes kept free in a place, for what is brought there later."""
+    figures: Mapping[str, int] = field(default_factory=dict)
+    """What who wrote the program counted of its choices."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -323,8 +361,8 @@ class Program:
 
     @property
     def bytes_at(self) -> dict[str, int]:
-        """Bytes placed in each place at the start."""
-        held: dict[str, int] = {}
+        """Bytes placed in each place at the start, or reserved there."""
+        held = dict(self.reserved)
         for operand in self.placement:
             held[operand.place] = held.get(operand.place, 0) + operand.bytes
         return held
@@ -339,6 +377,8 @@ class Program:
             "hardware": dict(self.hardware),
             "operators": {name: dict(values) for name, values in self.operators.items()},
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"reserved": dict(self.reserved)} if self.reserved else {}),
+            **({"figures": dict(self.figures)} if self.figures else {}),
             "placement": [_plain(operand) for operand in self.placement],
             "tasks": [_plain(task) for task in self.tasks],
         }
@@ -355,6 +395,7 @@ class Program:
         >>> Program.from_dict({"name": "p", "system": "a100", "tasks": [task]}).tasks[0].kernel.macs
         64
         """
+        _check_schema(data)
         try:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:
@@ -380,12 +421,24 @@ class Program:
         """
         file = ConfigFile(path)
         try:
+            _check_schema(file.data)
+        except InputError as error:
+            raise file.error(error.message, "schema") from None
+        try:
             return _ADAPTER.validate_python(file.data)
         except ValidationError as error:
             keys, message = first_problem(Program, error, file.data)
             raise file.error(message, *keys) from None
         except InputError as error:
             raise InputError(error.message, file=path, key=error.key) from None
+
+
+def _check_schema(data: Any) -> None:
+    """Programs of another version of the format are refused before their keys are looked at."""
+    found = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
+    if found != SCHEMA:
+        again = "save the program again with 'neardata explain STUDY --save'"
+        raise InputError(f"is {found}; this version reads schema {SCHEMA}: {again}", key="schema")
 
 
 _DEFAULTS: dict[type, dict[str, Any]] = {}

@@ -45,6 +45,9 @@ class Compute(StrictModel):
     """Memory of one unit that its blocks share, such as shared memory or a core's own cache."""
     elementwise_ns: Positive | None = None
     """Launch, fill and drain of an element-by-element kernel, where it is not ``efficiency.launch_ns``."""
+    row_ns: Constant | None = None
+    """A unit's time for a row, where each of many short rows is reduced by a block of its own; None: no
+    longer than its bytes and operations take."""
     splits: bool = True
     """Long inner products, and the keys of attention, are split over units that would idle."""
     source: str

@@ -11,6 +11,7 @@ probabilities of the heads that it has.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -27,7 +28,7 @@ from neardata.sim.dram.aim_matmul import (
     refresh_policy,
 )
 from neardata.sim.dram.program import ChannelGroup, Program, RefreshPolicy, Step
-from neardata.sim.dram.steps import classes, steps, turns
+from neardata.sim.dram.steps import classes, rounds, steps
 
 Work = tuple[tuple[int, Tiling, int], ...]
 """Of a channel and stage: passes that share the vectors, their tiling, how many such."""
@@ -58,13 +59,13 @@ def attention(
     columns = device.bursts_per_row
     if qk > columns * LANES:
         raise InputError(f"keys of {qk} values do not fit in a row of {columns * LANES}", key="qk")
-    work: dict[tuple[Work, Work], int] = {}
-    for channel in range(channels):
-        mine = (
+    work = Counter(
+        (
             _key_work(context, kv_heads, qk, columns, channel, channels),
             _value_work(context, kv_heads, v, columns, channel, channels),
         )
-        work[mine] = work.get(mine, 0) + 1
+        for channel in range(channels)
+    )
     groups: list[ChannelGroup] = []
     policies: set[RefreshPolicy | None] = set()
     for (keys, values), count in work.items():
@@ -90,12 +91,7 @@ def _key_work(
     side_by_side = min(columns // -(-qk // LANES), kv_heads)
     whole, rest = divmod(kv_heads, side_by_side)
     jobs = []
-    first = 0
-    passes: list[int] = []
-    for length in context:
-        blocks = -(-length // BANKS)
-        passes.append(turns(first, blocks, channel, channels))
-        first += blocks
+    passes = rounds((-(-length // BANKS) for length in context), channel, channels)
     for n, sequences in classes(passes):
         for heads, times in ((side_by_side, whole), (rest, 1)):
             if n and heads and times:
@@ -108,19 +104,19 @@ def _value_work(
 ) -> Work:
     blocks = -(-v // BANKS)
     together = max(min(-(-len(context) * kv_heads * blocks // channels), blocks), 1)
-    jobs = []
-    first = 0
-    for bursts, sequences in classes(-(-length // LANES) for length in context):
-        whole, rest = divmod(blocks, together)
-        for passes, times in ((together, whole), (rest, 1)):
-            if not passes or not times:
-                continue
-            runs = sequences * kv_heads * times
-            mine = turns(first, runs, channel, channels)
-            first += runs
-            if mine:
-                jobs.append((passes, Tiling(bursts * LANES, columns), mine))
-    return tuple(jobs)
+    whole, rest = divmod(blocks, together)
+    runs = [
+        (passes, bursts, sequences * kv_heads * times)
+        for bursts, sequences in classes(-(-length // LANES) for length in context)
+        for passes, times in ((together, whole), (rest, 1))
+        if passes and times
+    ]
+    turns = rounds((count for _, _, count in runs), channel, channels)
+    return tuple(
+        (passes, Tiling(bursts * LANES, columns), mine)
+        for (passes, bursts, _), mine in zip(runs, turns, strict=True)
+        if mine
+    )
 
 
 @lru_cache(maxsize=256)
@@ -131,7 +127,7 @@ def _stage(
     body: Steps = []
     policies: set[RefreshPolicy | None] = set()
     for passes, tiling, count in jobs:
-        order = _order(stage, group, passes, tiling, device)
+        order = order_of(stage, group, passes, tiling, device)
         rows = tiling.rows(passes)
         visits = emit.visits(group, passes, tiling, order, f"{row} + {rows}*h")
         body.append({"loop": {"h": count}, "body": visits})
@@ -141,8 +137,9 @@ def _stage(
     return steps([{"phase": stage, "body": emit.between_idle(body)}]), policies
 
 
-def _order(stage: str, group: int, passes: int, tiling: Tiling, device: Device) -> Order:
-    """Heads that share a row are loaded together, so that keys have no output-stationary order."""
+def order_of(stage: str, group: int, passes: int, tiling: Tiling, device: Device) -> Order:
+    """Of the visits of a job, the fastest. Heads that share a row are loaded together, so that keys have no
+    output-stationary order."""
     orders: tuple[Order, ...] = ("input-stationary", "row-stationary")
     if stage == "values":
         orders = ("output-stationary", *orders)

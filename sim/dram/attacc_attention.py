@@ -8,6 +8,7 @@ Lengths count in units of 16 positions, one of each bank group.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from neardata.arch.errors import InputError
 from neardata.sim.dram.attacc import BANKS, COLUMNS, LANES, VALUE_ROW, Head, Steps, emit, pair, single
 from neardata.sim.dram.attacc_matmul import LINE, PART
 from neardata.sim.dram.program import ChannelGroup, Program, Step
-from neardata.sim.dram.steps import classes, steps, turns
+from neardata.sim.dram.steps import classes, rounds, steps
 
 
 def attention(
@@ -34,16 +35,11 @@ def attention(
     """
     width, value_width = (-(-size // PART) * PART for size in (qk, v))
     lines = classes(-(-length // LINE) for length in context)
-    channel_work: dict[tuple[int, ...], int] = {}
-    for channel in range(channels):
-        first, work = 0, []
-        for _, count in lines:
-            work.append(turns(first, count * kv_heads, channel, channels))
-            first += count * kv_heads
-        channel_work[tuple(work)] = channel_work.get(tuple(work), 0) + 1
+    heads_of = [count * kv_heads for _, count in lines]
+    work = Counter(rounds(heads_of, channel, channels) for channel in range(channels))
     groups = []
     shapes = [Head(length * LINE, width, value_size=value_width) for length, _ in lines]
-    for heads, count in channel_work.items():
+    for heads, count in work.items():
         rows = sum(n * head.rows for head, n in zip(shapes, heads, strict=True))
         _check_rows(rows, device, channels, f"keys and values of {sum(context)} positions")
         body: tuple[Step, ...] = ()

@@ -10,6 +10,7 @@ adds their sums, as it adds those of lanes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from neardata.arch.dram import Device
@@ -22,7 +23,7 @@ from neardata.sim.dram.hbm_pim_matmul import (
     product,
 )
 from neardata.sim.dram.program import ChannelGroup, Program, Step
-from neardata.sim.dram.steps import classes, turns
+from neardata.sim.dram.steps import classes, rounds
 
 
 def attention(
@@ -50,19 +51,16 @@ def attention(
     """
     key_tiles = sum(kv_heads * -(-length // TILE_OUTPUTS) for length in context)
     value_tiles = _value_tiles(context, kv_heads * -(-v // TILE_OUTPUTS), channels)
-    channel_work: dict[tuple[int, ...], int] = {}
-    for channel in range(channels):
-        first = 0
-        work = [turns(0, key_tiles, channel, channels)]
-        for _, of_all in value_tiles:
-            work.append(turns(first, of_all, channel, channels))
-            first += of_all
-        channel_work[tuple(work)] = channel_work.get(tuple(work), 0) + 1
+    work = Counter(
+        rounds([key_tiles], channel, channels)
+        + rounds((of_all for _, of_all in value_tiles), channel, channels)
+        for channel in range(channels)
+    )
     key_inputs = -(-qk // TILE_INPUTS)
     inputs = [key_inputs, *(value_inputs for value_inputs, _ in value_tiles)]
     stage_of = ["scores", *["values"] * len(value_tiles)]
     groups = []
-    for tiles, count in channel_work.items():
+    for tiles, count in work.items():
         rows = [weight_rows(t, i) for t, i in zip(tiles, inputs, strict=True)]
         results = sum(rows)
         most = max(-(-t // TILES_IN_A_ROW) for t in tiles)

@@ -86,6 +86,20 @@ def turns(first: int, count: int, channel: int, channels: int) -> int:
     return until - (first + channels - 1 - channel) // channels
 
 
+def rounds(counts: Iterable[int], channel: int, channels: int) -> tuple[int, ...]:
+    """How many of each of several runs of blocks are a channel's, when all go round robin, one run behind the
+    other.
+
+    >>> [rounds([2, 3, 1], channel, 3) for channel in range(3)]
+    [(1, 1, 0), (1, 1, 0), (0, 1, 1)]
+    """
+    mine, first = [], 0
+    for count in counts:
+        mine.append(turns(first, count, channel, channels))
+        first += count
+    return tuple(mine)
+
+
 def classes(sizes: Iterable[int]) -> list[tuple[int, int]]:
     """Sizes from the largest, and how many there are of each.
 

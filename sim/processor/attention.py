@@ -102,11 +102,11 @@ def attention(
         launches, blocks = 1, work.blocks * heads
         held = cache is not None and kv_bytes <= kv_heads * cache.bytes
         again_bytes = 0 if held else round((_passes(tile, work, group) - 1) * kv_bytes)
-    rate = processor.memory_bytes_per_ps * processor.efficiency.memory.value
+    moved_bytes = once_bytes + again_bytes
     return kernel_cost(
         processor,
         flops=2 * work.pairs * heads * (qk + v),
-        memory_bytes=once_bytes + again_bytes,
+        memory_bytes=moved_bytes,
         roofline_bytes=once_bytes,
         peak_ops_per_ps=peak,
         pj_per_operation=processor.pj_per_operation(activation_dtype),
@@ -114,7 +114,7 @@ def attention(
         cache_ps=cache_bytes * 1000 / cache.gb_per_s if cache else 0.0,
         cache_bytes=cache_bytes,
         softmax_ps=work.pairs * heads * tile.softmax_of_pair_ps,
-        memory_ps=(once_bytes + again_bytes) / rate,
+        memory_ps=moved_bytes / processor.memory_bytes_per_ps / processor.efficiency.memory.value,
         launches=launches,
         occupancy=slowdown(processor, blocks),
     )

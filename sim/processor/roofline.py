@@ -145,6 +145,7 @@ def elementwise(
     *,
     cached: bool = True,
     memory_bytes: int = 0,
+    rows: int = 0,
 ) -> Cost:
     """Norms, activations, gathers: bytes streamed past the vector units.
 
@@ -157,6 +158,7 @@ def elementwise(
         cached: a producer just wrote the input: of all bytes, those that fit a third of the last
             cache go to it and not to the memory.
         memory_bytes: of all bytes, those that come from or go to the memory whatever the cache holds.
+        rows: reduced one by one, each by a block of its own (the processor's ``row_ns``).
 
     Raises:
         InputError: a negative number, more bytes of memory than bytes, no launch.
@@ -166,14 +168,16 @@ def elementwise(
     'launch'
     """
     _positive(launches=launches)
-    if min(read_bytes, write_bytes, operations, memory_bytes) < 0:
-        raise InputError("bytes and operations must not be negative")
+    if min(read_bytes, write_bytes, operations, memory_bytes, rows) < 0:
+        raise InputError("bytes, operations and rows must not be negative")
     moved = read_bytes + write_bytes
     if memory_bytes > moved:
         raise InputError(f"{memory_bytes} bytes of memory are more than the {moved} read and written")
     cache = processor.cache
     hits = min(moved - memory_bytes, cache.bytes // _ELEMENTWISE_SHARE) if cached and cache else 0
-    peak = processor.compute.vector_tflops
+    compute = processor.compute
+    peak = compute.vector_tflops
+    rows_ps = rows * compute.row_ns.value * 1000 / compute.units if compute.row_ns else 0.0
     cache_ps = 0.0
     if cache:
         crossing = read_bytes + _WRITE_READS * write_bytes
@@ -184,11 +188,11 @@ def elementwise(
         memory_bytes=moved - hits,
         peak_ops_per_ps=peak,
         pj_per_operation=processor.vector_pj_per_operation,
-        compute_ps=operations / peak,
+        compute_ps=max(operations / peak, rows_ps),
         cache_ps=cache_ps,
         cache_bytes=moved if cache else 0,
         launches=launches,
-        launch_ns=processor.compute.elementwise_ns,
+        launch_ns=compute.elementwise_ns,
     )
 
 

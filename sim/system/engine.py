@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.system import PimUnit, ProcessorUnit, System
-from neardata.sim.program import Collective, Kernel, Program, Task, Transfer
+from neardata.sim.program import Collective, Elementwise, Kernel, PimMatMul, Program, Task, Transfer
 from neardata.sim.system.links import collective, transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import PimEngine
@@ -108,6 +108,7 @@ def run(
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)
     report = SystemReport(program, system, tuple(groups), tuple(outcomes), plan)
     _check_conservation(report)
+    _check_sums(program)
     return report
 
 
@@ -182,6 +183,24 @@ def _check_conservation(report: SystemReport) -> None:
         if done.get(name, 0) != macs:
             problem = f"its tasks do {done.get(name, 0):,} of {macs:,} multiply-accumulates"
             raise InputError(problem, key=f"operators.{name}")
+
+
+def _check_sums(program: Program) -> None:
+    """Partial sums that a processor is to add are read by as many tasks of the same operators."""
+    waiting: dict[tuple[tuple[str, ...], int], list[str]] = {}
+    for task in program.tasks:
+        kernel = task.kernel
+        if isinstance(kernel, PimMatMul) and kernel.reduction == "processor":
+            key = (task.operators, kernel.partial_sum_bytes)
+            waiting.setdefault(key, []).append(task.name)
+        elif isinstance(kernel, Elementwise):
+            names = waiting.get((task.operators, kernel.read_bytes))
+            if names:
+                names.pop(0)
+    for (_, size), names in waiting.items():
+        if names:
+            problem = f"no elementwise task of its operators reads its {size:,} bytes of partial sums"
+            raise InputError(problem, key=f"tasks.{names[0]}")
 
 
 def is_processor(system: System, group: str) -> bool:

@@ -68,14 +68,16 @@ class PimEngine:
     def outcome(self, kernel: PimMatMul | PimAttention, report: ProgramReport) -> Outcome:
         """From the report of the command program."""
         device, slowest = self.device, report.slowest
-        launch = self.launch_ticks
-        ticks = slowest.cycles + launch
+        launch, adding = self.launch_ticks, self.reduction_ticks(kernel)
+        ticks = slowest.cycles + launch + adding
         counts = {device.command(name): n for name, n in slowest.command_counts.items()}
         main = max((c for c in counts if device.commands[c].computes), key=lambda c: counts[c])
         ideal = min(ceil(kernel.macs / (self.macs_per_tick(main) * self.channels)), ticks)
         lost = {**slowest.lost_cycles, "command bus": slowest.busy_cycles}
         if launch:
             lost["tRFC"] = lost.get("tRFC", 0) + launch
+        if adding:
+            lost["reduction"] = adding
         computing = 0
         for number, n in counts.items():
             if device.commands[number].computes:
@@ -87,14 +89,15 @@ class PimEngine:
                     "tCCD_L" if "tCCD_L" in lost else "tCCD_S", 0
                 ) - n * (gap - busy)
         lost["padding"] = max(computing - ideal, 0)
-        used, (accesses, openings) = self.energy(report, launch), row_use(report)
+        used, (accesses, openings) = self.energy(report, launch, adding), row_use(report)
+        sums = kernel.partial_sum_bytes if adding and isinstance(kernel, PimMatMul) else 0
         return Outcome(
             time_ps=self.ps(ticks),
             bound_ps=self.ps(ideal),
             bound_by="PIM units",
             lost_ps=self.balanced(lost, ticks, ideal),
             energy_pj={} if used is None else components(used.items_pj),
-            memory_bytes=report.internal_bytes + report.external_bytes,
+            memory_bytes=report.internal_bytes + report.external_bytes + sums,
             macs=kernel.macs,
             interface_bytes=report.external_bytes,
             row_accesses=accesses,
@@ -106,8 +109,17 @@ class PimEngine:
         """Of the refresh before a task."""
         return 0 if self.refresh == "none" else self.device.ticks("nRFC")
 
-    def energy(self, report: ProgramReport, launch: int) -> EnergyReport | None:
-        """Of a program and the refresh before it, which all channels do and during which all stand by.
+    def reduction_ticks(self, kernel: PimMatMul | PimAttention) -> int:
+        """Until the device's buffer has added the partial sums of parts of k: they pass the data buses of
+        the channels that work once more, at their peak rate (assumed: adders keep up with it)."""
+        if not isinstance(kernel, PimMatMul) or kernel.reduction != "buffer":
+            return 0
+        rate = self.device.peak_gb_per_s * (kernel.channels or self.channels)
+        return ceil(kernel.partial_sum_bytes * 1000 / rate / self.device.tick_ps)
+
+    def energy(self, report: ProgramReport, launch: int, adding: int = 0) -> EnergyReport | None:
+        """Of a program, the refresh before it, which all channels do and during which all stand by, and the
+        time behind it in which partial sums are added (standby alone: no adder's energy is published).
 
         Channels without work stand by, and are refreshed as often as the slowest.
         """
@@ -118,7 +130,7 @@ class PimEngine:
             idle = (self.channels - report.channels) * report.slowest.command_counts.get(name, 0)
             counts[name] = counts.get(name, 0) + device.n_units(number) * self.channels + idle
         opened = sum(group.open_cycles * group.channels for group in report.groups)
-        return energy(device, counts, opened, report.cycles + launch, self.channels)
+        return energy(device, counts, opened, report.cycles + launch + adding, self.channels)
 
     def ps(self, ticks: int) -> int:
         """Picoseconds of a number of ticks, rounded once."""

@@ -130,43 +130,135 @@ def program_of(
 
 
 def _matmul(kernel: PimMatMul, device: Device, family: Family, channels: int) -> Program:
-    m, n, k = kernel.m, kernel.n, kernel.k
-    order: Any = kernel.order or None
+    """Parts of k one beside the other, each with its own channels."""
+    used = check_form(kernel, device, channels) // kernel.k_parts
+    kernel = with_order(kernel, device, channels)
+    made = {}
+    for start, stop in kernel.parts:
+        if stop - start not in made:
+            made[stop - start] = _product(kernel, stop - start, device, family, used)
+    programs = [made[stop - start] for start, stop in kernel.parts]
+    if len(programs) == 1:
+        return programs[0]
+    groups = tuple(group for program in programs for group in program.groups)
+    reopen = next((program.refresh for program in programs if program.refresh), None)
+    return replace(
+        programs[0], groups=groups, refresh=reopen, name=f"{programs[0].name}, {len(programs)} parts"
+    )
+
+
+def with_order(kernel: PimMatMul, device: Device, channels: int) -> PimMatMul:
+    """With the order named in which the device goes through a product: where it is empty, the default."""
+    if kernel.order:
+        return kernel
+    family = family_of(device)
+    if family != "aim":
+        return replace(kernel, order="output-stationary")
+    part = max(stop - start for start, stop in kernel.parts)
+    tiling = aim_matmul.Tiling(part, device.bursts_per_row, own_rows=kernel.own_rows)
+    passes = -(-kernel.n // (aim_matmul.BANKS * ((kernel.channels or channels) // kernel.k_parts)))
+    return replace(kernel, order=aim_matmul.fastest_order(kernel.m, passes, tiling, device))
+
+
+def _product(kernel: PimMatMul, k: int, device: Device, family: Family, channels: int) -> Program:
+    """One part of k, on its channels."""
+    m, n, order = kernel.m, kernel.n, kernel.order or None
+    make: Any
     if family == "aim":
-        order, own_rows = _aim_order(kernel.order)
-        return aim_matmul.matmul(m, n, k, channels=channels, device=device, order=order, own_rows=own_rows)
-    if family == "attacc":
-        return attacc_matmul.matmul(m, n, k, channels=channels, device=device, order=order)
-    if order not in (None, *HBM_PIM_ORDERS):
-        raise InputError(
-            f"'{order}' is not output-stationary, the only order of '{device.name}'", key="order"
-        )
-    return hbm_pim_matmul.matmul(m, n, k, channels=channels, device=device)
+        make, options = aim_matmul.matmul, {"order": order, "own_rows": kernel.own_rows}
+    elif family == "attacc":
+        make, options = attacc_matmul.matmul, {"order": order}
+    else:
+        make, options = hbm_pim_matmul.matmul, {}
+    program: Program = make(m, n, k, channels=channels, device=device, **options)
+    return program
 
 
-HBM_PIM_ORDERS = ("output-stationary",)
-OWN_ROWS = " own-rows"
-"""At the end of an AiM order: passes do not share rows."""
+ORDERS: dict[Family, tuple[str, ...]] = {
+    "aim": aim_matmul.ORDERS,
+    "hbm-pim": ("output-stationary",),
+    "attacc": attacc_matmul.ORDERS,
+}
+REDUCTIONS: dict[Family, tuple[str, ...]] = {
+    "aim": ("processor",),
+    "hbm-pim": ("processor",),
+    "attacc": ("buffer", "processor"),
+}
+"""Who can add partial sums of parts of k, the device's own unit first: AttAcc's buffer die has adders."""
 
 
-def _aim_order(order: str) -> tuple[Any, bool]:
-    return order.removesuffix(OWN_ROWS) or None, order.endswith(OWN_ROWS)
+def check_form(kernel: PimMatMul, device: Device | str, channels: int) -> int:
+    """Whether a device of so many channels can do a product as its kernel says, room apart.
 
+    Returns:
+        the channels that work.
 
-def orders_of(device: Device | str, k: int) -> tuple[str, ...]:
-    """Orders in which the device can go through a matrix of k inputs, for `PimMatMul.order`.
+    Raises:
+        InputError: with the field as key, and what is allowed.
 
-    >>> orders_of("hbm-pim", 100)
-    ('output-stationary',)
+    >>> check_form(PimMatMul(1, 64, 64, channels=4, k_parts=2, reduction="processor"), "gddr6-aim", 32)
+    4
     """
     model = device_of(device)
     family = family_of(model)
-    if family == "hbm-pim":
-        return HBM_PIM_ORDERS
-    if family == "attacc":
-        return attacc_matmul.ORDERS[: 1 if k <= attacc_matmul.PART * attacc_matmul.PARTS else 2]
-    shared = aim_matmul.Tiling(k, model.bursts_per_row).share > 1
-    return tuple(order + own for order in aim_matmul.ORDERS for own in ("", OWN_ROWS)[: 1 + shared])
+
+    def refuse(key: str, message: str) -> InputError:
+        return InputError(message, key=key)
+
+    for name, value in (("m", kernel.m), ("n", kernel.n), ("k", kernel.k), ("channels", channels)):
+        if value < 1:
+            raise refuse(name, f"must be at least 1, got {value}")
+    if kernel.order and kernel.order not in ORDERS[family]:
+        known = ", ".join(ORDERS[family])
+        raise refuse("order", f"'{kernel.order}' is not one of {known}, the orders of '{model.name}'")
+    if kernel.own_rows and family != "aim":
+        raise refuse("own_rows", f"outputs never share rows on '{model.name}'; allowed: false")
+    used = channels if kernel.channels is None else kernel.channels
+    if not 1 <= used <= channels:
+        raise refuse("channels", f"must be from 1 to {channels}, the channels of the unit, got {used}")
+    if kernel.k_parts < 1 or used % kernel.k_parts or kernel.k_parts > kernel.k:
+        allowed = ", ".join(str(d) for d in divisors(used) if d <= kernel.k)
+        raise refuse(
+            "k_parts",
+            f"{used} channels in equal numbers, and at least 1 of k {kernel.k} each, allow {allowed}; "
+            f"got {kernel.k_parts}",
+        )
+    allowed = ", ".join(REDUCTIONS[family])
+    if kernel.k_parts > 1 and kernel.reduction not in REDUCTIONS[family]:
+        raise refuse(
+            "reduction", f"partial sums of '{model.name}' are added by {allowed}; got '{kernel.reduction}'"
+        )
+    return used
+
+
+def reductions_of(device: Device | str) -> tuple[str, ...]:
+    """Who can add partial sums, the device's own unit first: for `PimMatMul.reduction`.
+
+    >>> reductions_of("gddr6-aim"), reductions_of("attacc-hbm3")
+    (('processor',), ('buffer', 'processor'))
+    """
+    return REDUCTIONS[family_of(device_of(device))]
+
+
+def divisors(number: int) -> list[int]:
+    """Of a number, from 1."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def forms_of(device: Device | str, k: int) -> tuple[tuple[str, bool], ...]:
+    """Orders in which the device can go through a matrix of k inputs, each with shared and, where that is
+    something else, with own rows: fields of `PimMatMul`.
+
+    >>> forms_of("hbm-pim", 100)
+    (('output-stationary', False),)
+    """
+    model = device_of(device)
+    family = family_of(model)
+    orders = ORDERS[family]
+    if family == "attacc" and k <= attacc_matmul.PART * attacc_matmul.PARTS:
+        orders = orders[:1]  # one segment: both are the same
+    shared = family == "aim" and aim_matmul.Tiling(k, model.bursts_per_row).share > 1
+    return tuple((order, own) for order in orders for own in (False, True)[: 1 + shared])
 
 
 def least_cycles(kernel: PimMatMul, device: Device | str, channels: int) -> int:
@@ -177,11 +269,12 @@ def least_cycles(kernel: PimMatMul, device: Device | str, channels: int) -> int:
     """
     model = device_of(device)
     family = family_of(model)
-    m, n, k = kernel.m, kernel.n, kernel.k
+    channels = (kernel.channels or channels) // kernel.k_parts
+    m, n, k = kernel.m, kernel.n, max(stop - start for start, stop in kernel.parts)
     if family == "aim":
-        order, own_rows = _aim_order(kernel.order)
+        order: Any = kernel.order
         passes = -(-n // (aim_matmul.BANKS * channels))
-        tiling = aim_matmul.Tiling(k, model.bursts_per_row, own_rows=own_rows)
+        tiling = aim_matmul.Tiling(k, model.bursts_per_row, own_rows=kernel.own_rows)
         return aim_matmul.least_cycles(order, m, max(passes, 1), tiling, model)
     if family == "attacc":
         lines = -(-n // (attacc_matmul.LINE * channels))

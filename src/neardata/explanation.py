@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from neardata.arch.dram import Device
 from neardata.arch.system import PimUnit, System
+from neardata.product_nest import product_nest
 from neardata.sim.program import (
     Attention,
     Collective,
@@ -24,8 +26,6 @@ from neardata.sim.program import (
 
 STEPS = 40
 """Lines of a command program shown at most."""
-SHOWN = 5
-"""Mappings of a product shown."""
 
 
 def explain(program: Program, system: System, *, operator: str | None = None) -> Iterator[str]:
@@ -51,7 +51,10 @@ def explain(program: Program, system: System, *, operator: str | None = None) ->
         yield ""
         yield f"{task.name} on {task.unit}" + (f", after {', '.join(task.after)}" if task.after else "")
         group = system.instances[task.unit].group if task.unit in system.instances else task.unit
-        for line in nest(task):
+        memory = None
+        if task.unit in system.instances and isinstance(unit := system.units[group], PimUnit):
+            memory = system.device(group), unit.channels
+        for line in nest(task, memory):
             yield f"  {line}"
         if isinstance(task.kernel, PimMatMul | PimAttention):
             if (group, task.kernel) in shown:
@@ -72,43 +75,12 @@ def _described(system: System, group: str, unit: Any) -> str:
     return f"memory, {system.capacity_bytes(group) / 1e9:,.1f} GB"
 
 
-def alternatives(program: Program, system: System, *, operator: str | None = None) -> Iterator[str]:
-    """The mappings of each product in memory, best first, with their time, bound and gap to the roofline.
+def nest(task: Task, memory: tuple[Device, int] | None = None) -> list[str]:
+    """The kernel of a task as a loop nest, its operands with their places.
 
     Args:
-        operator: only products of operators whose name contains this.
+        memory: device and channels of the unit, if it is a PIM memory: the nest then has their levels.
     """
-    from neardata.mappers.search import SUM_BYTES, search
-
-    seen: set[tuple[str, Kernel]] = set()
-    for task in program.tasks:
-        if operator is not None and not any(operator in name for name in task.operators):
-            continue
-        kernel = task.kernel
-        if not isinstance(kernel, PimMatMul):
-            continue
-        group = system.instances[task.unit].group
-        if (group, kernel) in seen:
-            continue
-        seen.add((group, kernel))
-        unit = system.units[group]
-        assert isinstance(unit, PimUnit)
-        device = system.device(group)
-        found = search(PimMatMul(kernel.m, kernel.n, kernel.k), device, unit.channels, refresh=unit.refresh)
-        size = f"{kernel.m} x {kernel.n} x {kernel.k}"
-        yield f"{', '.join(task.operators)}: {size} on {unit.channels} channels of {unit.device}"
-        for i, candidate in enumerate(found[:SHOWN]):
-            gap = "" if candidate.gap is None else f", {candidate.gap:.2f} times the roofline"
-            yield f"  {i + 1}. {' '.join(str(candidate).split())}{gap}"
-        simulated = sum(c.time_ps is not None for c in found)
-        rate = device.peak_gb_per_s * unit.channels
-        yield f"  sums of parts of k cross the data bus, {SUM_BYTES} bytes each at {rate:,.0f} GB/s"
-        yield f"  {len(found)} in all, {simulated} simulated, the others bounded away or too large"
-        yield ""
-
-
-def nest(task: Task) -> list[str]:
-    """The kernel of a task as a loop nest, its operands with their places."""
     kernel = task.kernel
     reads = [_operand(o) for o in task.reads]
     writes = [_operand(o) for o in task.writes]
@@ -128,20 +100,19 @@ def nest(task: Task) -> list[str]:
                 f"y[m,n] += x[m,k] ({kernel.activations}) * w[g,n,k] ({kernel.weights})",
             ]
         case Attention():
+            seen = "context[s] before q and q itself" if kernel.causal else "all of context[s]"
+            if kernel.window is not None:
+                seen += f", of the last {kernel.window:,}"
+            shared = ", values a part of the keys" if kernel.shared_kv else ""
             loops = [
                 f"for s in {len(kernel.queries)} sequences",
                 f"for h in {kernel.heads} heads ({kernel.kv_heads} of keys)",
                 f"for q in queries[s] ({sum(kernel.queries)} in all)",
-                f"for c in context[s] (up to {max(kernel.context)})",
-                f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] (cache {kernel.cache})",
+                f"for c in {seen} (up to {max(kernel.context)})",
+                f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] (cache {kernel.cache}{shared})",
             ]
-        case PimMatMul():
-            loops = [
-                f"for m in {kernel.m} vectors",
-                f"for n in {kernel.n} over channels, banks and passes",
-                f"for k in {kernel.k} over rows and columns",
-                "y[m,n] += x[m,k] * w[n,k] in the bank",
-            ]
+        case PimMatMul() if memory is not None:
+            return [*product_nest(kernel, *memory), *where]
         case PimAttention():
             loops = [
                 f"for s in {len(kernel.context)} sequences",
@@ -157,7 +128,8 @@ def nest(task: Task) -> list[str]:
             return [f"{kernel.operation} of {kernel.bytes:,} bytes over {', '.join(kernel.units)}"]
         case Elementwise():
             moved = f"{kernel.read_bytes:,} bytes in, {kernel.write_bytes:,} out"
-            loops = [f"stream {moved}, {kernel.operations:,} operations"]
+            uncached = f", {kernel.memory_bytes:,} of them in memory" if kernel.memory_bytes else ""
+            loops = [f"stream {moved}{uncached}, {kernel.operations:,} operations"]
         case _:
             loops = [kernel.kind]
     return [f"{'  ' * i}{line}" for i, line in enumerate(loops)] + where

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from neardata.arch.config_file import ConfigFile
@@ -33,3 +35,19 @@ def read_program(what: str) -> tuple[Program, System] | None:
         if error.key:
             key += f".{error.key}"
         raise ConfigFile(path).error(error.message, *key.split(".")) from None
+
+
+@contextmanager
+def told_in_program(path: Path, program: Program) -> Iterator[None]:
+    """Tells the file and line of what an error of a run names: a task by its name, or a key."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is not None or error.key is None:
+            raise
+        head, _, name = error.key.partition(".")
+        numbers = {task.name: i for i, task in enumerate(program.tasks)}
+        keys: list[str | int] = [head, numbers[name]] if name in numbers else [*error.key.split(".")]
+        raise InputError(
+            error.message, file=path, line=ConfigFile(path).line_of(keys), key=error.key
+        ) from None

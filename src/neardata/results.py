@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import neardata
+from neardata.arch.system import System
 from neardata.rooflines import rooflines
 from neardata.sim.system.report import SystemReport
 from neardata.study import Point, Study, fingerprint
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record; it grows when a field changes its meaning or goes."""
 
 
@@ -33,6 +34,7 @@ def record(point: Point, study: Study) -> dict[str, Any]:
         "context": study.context,
         "batch": point.batch,
         "units": {group: point.system.count(group) for group in point.system.units},
+        "devices": devices(point.system),
         "step_ns": point.step_ps / 1e3,
         "bound_ns": point.bound_ps / 1e3,
         "tokens_per_s": point.tokens_per_s,
@@ -46,7 +48,42 @@ def record(point: Point, study: Study) -> dict[str, Any]:
         "parts": parts(report),
         "row_hit_rate": report.row_hit_rate,
         "notes": list(point.program.notes),
+        "experts": experts(report),
         "rooflines": rooflines(report),
+    }
+
+
+def devices(system: System) -> int:
+    """Accelerators and memories that compute; a memory in the place of a processor's own is one with it,
+    and hosts (CPUs) and memories that only hold data do not count, unless there is nothing else."""
+    places = {False: set[str](), True: set[str]()}
+    for instance in system.instances.values():
+        kind = system.units[instance.group].kind
+        if kind != "memory":
+            host = kind == "processor" and system.processor(instance.group).kind == "cpu"
+            places[host].add(instance.place)
+    return len(places[False]) or len(places[True]) or 1
+
+
+def experts(report: SystemReport) -> dict[str, float]:
+    """What a policy for experts that do not fit did; empty without one.
+
+    Shares are of the computations of experts, but for the first step's where there are several;
+    ``link_busy`` is of the time of the run, of the busiest direction of a link.
+    """
+    figures = report.program.figures
+    computed = figures.get("experts")
+    if not computed:
+        return {}
+    ports = [use.busy_ps for use in report.units if use.name.split(" ")[0] in report.system.links]
+    return {
+        "hit_rate": figures["experts found"] / computed,
+        "host_share": figures["experts on host"] / computed,
+        "computed": computed,
+        "fetched": figures["experts fetched"],
+        "places": figures["expert places"],
+        "bytes": figures["expert bytes"],
+        "link_busy": max(ports, default=0) / report.time_ps if report.time_ps else 0.0,
     }
 
 
@@ -65,6 +102,7 @@ def program_record(report: SystemReport) -> dict[str, Any]:
         "parts": parts(report),
         "row_hit_rate": report.row_hit_rate,
         "notes": list(report.program.notes),
+        "experts": experts(report),
     }
 
 

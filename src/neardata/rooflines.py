@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from neardata.arch.system import PimUnit, System
+from neardata.mappers.products import kind_of
 from neardata.sim.system.engine import is_processor
 from neardata.sim.system.report import SystemReport
 
@@ -34,17 +35,6 @@ def _operators(report: SystemReport, group: str) -> list[dict[str, Any]]:
         {"name": name, "time_ns": ps / 1e3, "operations_per_byte": work / moved, "gops": work / ps * 1e3}
         for name, (work, moved, ps) in sorted(sums.items(), key=lambda item: -item[1][2])
     ]
-
-
-def kind_of(operator: str) -> str:
-    """Name of an operator without its micro-batch and layer.
-
-    >>> kind_of("b0/layer12.experts.gate"), kind_of("head")
-    ('experts.gate', 'head')
-    """
-    name = operator.rpartition("/")[2]
-    first, _, rest = name.partition(".")
-    return rest if rest and first.startswith("layer") else name
 
 
 def _roof(system: System, group: str) -> tuple[float, float]:

@@ -34,10 +34,14 @@ from neardata.workloads.llm.routing import Routing, Uniform
 
 MEMORY_SHARE = 0.9
 """Of a device's memory that vLLM uses (``gpu_memory_utilization``)."""
-HOST_PS = 1_570_000_000
+HOST_PS = 690_000_000
 """Time of a step beyond the kernels of its graph: sampling, inputs copied, tokens handed over.
 Calibrated: the mean time between tokens of the first 100 of 300 requests that vLLM 0.19 served with
 Llama-3.1-8B on one RTX PRO 6000 (``python benchmarks/serving.py calibrate``), and nothing else."""
+GRAPH_MOST = 512
+"""Tokens up to which vLLM records steps, where twice the sequences of a step are no less."""
+_CHOSEN_BYTES = 8
+"""An expert's number and weight, 32 bits each."""
 IDLE = Batch((1,), (1,))
 """What a rank without work runs beside others: one token of a dummy sequence, as vLLM does."""
 
@@ -101,6 +105,9 @@ class StepCosts:
         self.mapping = mapping or Mapping(on_pim="nothing")
         if self.mapping.pipeline != 1:
             raise InputError("a step is not pipelined; give pipeline: 1", key="mapping.pipeline")
+        if not isinstance(self.mapping.experts, str):
+            raise InputError("steps are costed one by one; a policy goes on from step to step: give split "
+                             "or spread", key="mapping.experts")  # fmt: skip
         self.group = processor_group(system, self.mapping)
         self.formats = formats or Formats()
         self.routing = routing or Uniform(seed=0)
@@ -130,14 +137,10 @@ class StepCosts:
 
     def attention_ps(self, fixed: _Fixed, batch: Batch) -> int:
         """The attention of all layers."""
-        window = self.model.window
-        contexts = batch.contexts
-        if window is not None and set(batch.new_tokens) == {1}:
-            contexts = tuple(min(c, window) for c in contexts)
         return sum(
             layers
             * run_on_processor(
-                self.processor, replace(kernel, queries=batch.new_tokens, context=contexts)
+                self.processor, replace(kernel, queries=batch.new_tokens, context=batch.contexts)
             ).time_ps
             for kernel, layers in fixed.attention
         )
@@ -218,12 +221,17 @@ class ExpertParallelCosts:
     `neardata.sim.serving.StepTime` of as many batches as the system has processors.
 
     Every rank holds all weights but the experts', of which each has an equal part. In each layer with
-    experts the ranks gather all ranks' tokens (rows and router logits), run their own experts on
-    them, and scatter the sums back: so ranks meet twice a layer, and each layer takes the longest of
-    the ranks' own parts, then the longest of their experts. A rank without work runs `IDLE`.
+    experts the ranks gather all ranks' tokens (rows, and the weights and numbers of the experts
+    chosen), run their own experts on them, and scatter the sums back: so ranks meet twice a layer, and
+    each layer takes the longest of the ranks' own parts, then the longest of their experts. A rank
+    without work runs `IDLE`. A step that is a recorded graph on all ranks has as many tokens on each as
+    on the fullest: what is filled up is gathered and goes to experts too. (vLLM 0.19,
+    ``v1/worker/dp_utils.py`` and ``fused_moe/prepare_finalize/naive_dp_ep.py``.)
 
     Args:
-        as of `StepCosts`.
+        graph_tokens: a rank's tokens up to which a step is a recorded graph (default: vLLM's twice the
+            128 sequences of a step).
+        others: as of `StepCosts`.
 
     Raises:
         InputError: a model without experts, a system with one processor or no link between them.
@@ -237,6 +245,7 @@ class ExpertParallelCosts:
         formats: Formats | None = None,
         host_ps: int = HOST_PS,
         routing: Routing | None = None,
+        graph_tokens: int = 256,
     ) -> None:
         if model.experts is None:
             raise InputError(f"{model.name} has no experts to spread over ranks", key="model")
@@ -247,6 +256,7 @@ class ExpertParallelCosts:
         if self.ranks < 2 or link is None:
             raise InputError("experts are spread over at least two processors with a link", key="system")
         self.model, self.host_ps, self.link = model, host_ps, system.link(link)
+        self.graph_tokens = graph_tokens
         one = system.with_counts(**{self.group: 1})
         self.own = StepCosts(model, one, formats=formats, host_ps=0, routing=routing)
         self.shared = StepCosts(model, system, mapping, formats=formats, host_ps=0, routing=routing)
@@ -264,7 +274,9 @@ class ExpertParallelCosts:
         there = [batch if batch.new_tokens else IDLE for batch in batches]
         tokens = [batch.tokens for batch in there]
         own = max(self._own_ps(batch) for batch in there)
-        return self.host_ps + own + self._experts_ps(sum(tokens)) + self.exchange_ps(max(tokens))
+        most = max(tokens)
+        everyones = self.ranks * most if most <= self.graph_tokens else sum(tokens)
+        return self.host_ps + own + self._experts_ps(everyones) + self.exchange_ps(most)
 
     def _own_ps(self, batch: Batch) -> int:
         key = (batch.tokens, len(batch.new_tokens))
@@ -297,7 +309,8 @@ class ExpertParallelCosts:
         form = Format.parse(self.own.formats.activations)
         rows = self.ranks * most_tokens
         hidden = self.model.hidden
-        gathered = all_gather(self.link, self.ranks, form.bytes_of(rows * (hidden + experts.count)))
+        chosen = experts.top_k * _CHOSEN_BYTES
+        gathered = all_gather(self.link, self.ranks, form.bytes_of(rows * hidden) + rows * chosen)
         scattered = all_gather(self.link, self.ranks, form.bytes_of(rows * hidden))
         return len(experts.layers) * (gathered + scattered)
 

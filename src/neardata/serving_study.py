@@ -31,7 +31,7 @@ from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
 from neardata.arch.precision import Format
 from neardata.arch.system import load_system
-from neardata.serving import HOST_PS, ExpertParallelCosts, Formats, StepCosts
+from neardata.serving import GRAPH_MOST, HOST_PS, ExpertParallelCosts, Formats, StepCosts
 from neardata.sim.link import transfer_ps
 from neardata.sim.serving import (
     Arrival,
@@ -360,6 +360,8 @@ def run_setup(
         for pool in setup.pools:
             swap = None if setup.swap is None else way_ps(setup.swap)
             decides = {"system", "units", "set", "expert_parallel"}
+            if pool.expert_parallel:
+                decides.add("sequences")
             what = (pool.model_dump_json(include=decides), str(setup.swap))
             if what not in known:
                 known[what] = _costs(study, model, pool, swap)
@@ -383,7 +385,9 @@ def _costs(
     formats = Formats(study.weights, study.activations, study.cache)
     host_ps = round(study.host_us * 1e6)
     if pool.expert_parallel:
-        return ExpertParallelCosts(model, system, formats=formats, host_ps=host_ps)
+        return ExpertParallelCosts(
+            model, system, formats=formats, host_ps=host_ps, graph_tokens=min(2 * pool.sequences, GRAPH_MOST)
+        )
     return StepCosts(model, system, formats=formats, host_ps=host_ps, swap_ps=swap)
 
 

@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 import neardata.studies
@@ -36,18 +37,21 @@ from neardata.arch.precision import Format
 from neardata.arch.system import PimUnit, ProcessorUnit, StreamUnit, System, load_system
 from neardata.mappers.lower import lower, stage_bytes
 from neardata.mappers.mapping import Mapping, pim_group, processor_group
-from neardata.sim.program import Program
+from neardata.mappers.products import read_forms
+from neardata.sim.program import Kernel, Program
 from neardata.sim.system.engine import Costs, run
 from neardata.sim.system.report import SystemReport, summed
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.llm.routing import Routing, Uniform, Zipf, measured
-from neardata.workloads.llm.routing_trace import load_routing
+from neardata.workloads.llm.routing import Correlated, Routing, StepOf, Uniform, Zipf, measured
+from neardata.workloads.llm.routing_trace import RecordedRouting, load_routing
 
 MOST_DEVICES = 64
 """Devices tried for a group of ``count: fit``."""
 MOST_SEQUENCES = 1 << 16
+PROFILED_STEPS = 32
+"""Steps behind those that are run, by which experts count as popular."""
 
 
 class SystemChoice(StrictModel):
@@ -176,6 +180,7 @@ def load_study(path: str | Path) -> Study:
                     )
             processor_group(system, choice.mapping)
             pim_group(system, choice.mapping)
+            read_forms(choice.mapping.products)
         except InputError as error:
             if error.key in choice.set:
                 raise file.error(error.message, "systems", label, "set", error.key) from None
@@ -337,8 +342,63 @@ def _lowered(
     study: Study, model: Model, mapping: Mapping, system: System, batch: int
 ) -> tuple[Program, Costs]:
     costs = Costs(system)
-    graphs = _graphs(study, model, mapping, system, batch)
-    return lower(graphs, system, mapping, lambda g, kernel: costs.of(g, kernel).time_ps), costs
+
+    def cost(group: str, kernel: Kernel) -> int:
+        return costs.of(group, kernel).time_ps
+
+    if isinstance(mapping.experts, str):
+        return lower(_graphs(study, model, mapping, system, batch), system, mapping, cost), costs
+    if model.experts is None:
+        raise InputError(f"{model.name} has no experts", key="mapping.experts")
+    popular = getattr(mapping.experts, "start", None) == "popular"
+    routings = _routings(study, model, mapping.steps + PROFILED_STEPS * popular, batch)
+    if len(routings) < mapping.steps + popular:
+        others = ", and others to tell who is popular" if popular else ""
+        held = f"{study.routing} holds {len(routings)} steps of {batch} sequences"
+        raise InputError(f"{held}; {mapping.steps} are run{others}", key="mapping.steps")
+    graphs = [_graph(study, model, batch, routing) for routing in routings[: mapping.steps]]
+    load = _load(study, model, routings[mapping.steps :], batch) if popular else None
+    program = lower(graphs, system, mapping, cost, load)
+    return replace(program, notes=(*program.notes, _told(study, mapping.steps))), costs
+
+
+def _told(study: Study, steps: int) -> str:
+    """How the experts of a policy's steps are chosen."""
+    how = "recorded" if Path(study.routing).exists() else "sampled"
+    count = "1 step" if steps == 1 else f"{steps} steps, each with its own experts; the first is not counted"
+    return f"routing {how}: {study.routing}, seed {study.seed}, {count}"
+
+
+def _load(study: Study, model: Model, routings: Sequence[Routing], batch: int) -> list[list[float]]:
+    """How much each expert of each layer is chosen in steps that are not run."""
+    assert model.experts is not None
+    experts, tokens = model.experts, batch * _new_tokens(study)
+    layers = sum(1 for layer in experts.layers if study.layers is None or layer < study.layers)
+    counts = [[r.counts(at, tokens, experts.count, experts.top_k) for r in routings] for at in range(layers)]
+    return [[float(n) for n in np.sum(of_layer, axis=0)] for of_layer in counts]
+
+
+def _new_tokens(study: Study) -> int:
+    """Of each sequence in a step."""
+    return study.new_tokens or (study.context if study.phase == "prefill" else 1)
+
+
+def _routings(study: Study, model: Model, steps: int, batch: int) -> list[Routing]:
+    """Of steps that follow each other: the same sequences, further on.
+
+    Raises:
+        InputError: as `_routing`; a record that is too short for the steps.
+    """
+    first = _routing(study, model, 0, batch)
+    if isinstance(first, Correlated):
+        return [StepOf(first, steps, step) for step in range(steps)]
+    if isinstance(first, RecordedRouting):
+        tokens = batch * _new_tokens(study)
+        rest = max((first.tokens - first.start) // tokens, 1)
+        return [first.at(first.start + step * tokens) for step in range(min(steps, rest))]
+    if isinstance(first, Zipf):
+        return [Zipf(first.exponent, seed=first.seed, step=step) for step in range(steps)]
+    return [Uniform(seed=study.seed + step) for step in range(steps)]
 
 
 def _enough(
@@ -377,8 +437,8 @@ def _candidates(base: System, mapping: Mapping, graph: Graph) -> Iterator[System
     """The system as it is, or with more and more instances of what is to fit, from as many as hold
     the graph's weights and caches once."""
     fit = [name for name, unit in base.units.items() if unit.count == "fit"]
-    if not fit:
-        yield base
+    if not fit or not isinstance(mapping.experts, str):
+        yield base.with_counts(**dict.fromkeys(fit, 1))
         return
     one = base.with_counts(**dict.fromkeys(fit, 1))
     together = sum(one.capacities[place] for place in {one.instances[g].place for g in fit})
@@ -478,6 +538,8 @@ def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
     """Files that do not ship with the package: of the model, the system, and what it names."""
     system = load_system(choice.system, choice.set)
     named = [study.model, study.routing, choice.system, *(use.link for use in system.links.values())]
+    if isinstance(choice.mapping.products, str):
+        named.append(choice.mapping.products)
     for unit in system.units.values():
         if isinstance(unit, ProcessorUnit):
             named.append(unit.processor)

@@ -13,6 +13,7 @@ from neardata.arch.system import parse_system
 from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit, StreamUnit
 from neardata.cli.app import run
 from neardata.mappers.mapping import Mapping
+from neardata.mappers.products import ProductForm
 from neardata.study import Study, SystemChoice
 from neardata.workloads.patterns import PATTERNS
 from neardata.workloads.recsys import load_spec, preprocess, read_table, sample_path
@@ -59,14 +60,16 @@ def test_the_install_line_runs_the_quickstart():
 
 def test_every_key_of_systems_and_studies_is_described():
     described = (ROOT / "docs" / "systems.md").read_text()
-    for model in (Study, SystemChoice, Mapping, ProcessorUnit, PimUnit, MemoryUnit, StreamUnit, LinkUse):
+    models = (Study, SystemChoice, Mapping, ProductForm, ProcessorUnit, PimUnit, MemoryUnit, StreamUnit, LinkUse)
+    for model in models:
         for key in model.model_fields:
             assert f"`{key}`" in described, key
 
 
 def test_the_example_system_is_one():
-    (example,) = blocks("docs/systems.md", "yaml")
-    assert parse_system(yaml.safe_load(example)).count("pim") == 2
+    system, mapping = (yaml.safe_load(example) for example in blocks("docs/systems.md", "yaml"))
+    assert parse_system(system).count("pim") == 2
+    assert Mapping.model_validate(mapping["mapping"]).products["experts.down"].k_parts == 4
 
 
 def test_the_first_look_at_memory_is_what_a_run_prints(capsys, monkeypatch):

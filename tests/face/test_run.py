@@ -178,7 +178,7 @@ def test_a_saved_program_takes_the_time_of_its_point(capsys):
         out = good(
             capsys, "explain", "study.yaml", "-s", "AiM", "-b", 8, "-o", "experts.gate", "--save", name
         )
-        assert "y[m,n] += x[m,k] * w[n,k] in the bank" in out and "MAC16" in out
+        assert "16 products of w in the row" in out and "MAC16" in out
         assert json.loads(good(capsys, "run", name, "--json"))["run_ns"] == point["run_ns"]
 
 

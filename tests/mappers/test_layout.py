@@ -17,7 +17,7 @@ from neardata.mappers.layout import AimWeights, AttAccWeights, HbmPimWeights, la
 from neardata.sim.dram import aim_matmul, attacc_matmul
 from neardata.sim.dram.program import Affine, ChannelGroup, Issue, Loop, Parallel, Phase, Program
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim_programs import device_of, program_of
+from neardata.sim.system.pim_programs import device_of, divisors, forms_of, program_of
 
 LAYOUTS = {"gddr6-aim": AimWeights, "hbm-pim": HbmPimWeights, "attacc-hbm3": AttAccWeights}
 OWN = ("input-stationary own-rows", "row-stationary own-rows")
@@ -61,36 +61,62 @@ def test_places_that_hold_nothing(device):
 @given(n=st.integers(1, 3000), k=st.integers(1, 5000), channels=st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 def test_placed_bytes_are_those_of_the_rows(device, n, k, channels):
-    """From the first row to the last that holds a weight, up to where the next block of outputs begins."""
+    """In each channel from the first row to the last that holds a weight, up to where the next block of
+    outputs begins."""
     layout, model = layout_of(n, k, device, channels), device_of(device)
-    last = int(layout.place(np.arange(n)[:, None], np.arange(k)[None, :: min(k, 16)])["row"].max()) + 1
-    block = {"gddr6-aim": 1, "hbm-pim": 2, "attacc-hbm3": getattr(layout, "block_rows", 1)}[device]
-    row = model.bursts_per_row * 32 * model.n_banks * channels
-    rows, rest = divmod(placed_bytes(n, k, device, channels), row)
-    assert rest == 0 and last <= rows < last + block
+    places = layout.place(np.arange(n)[:, None], np.arange(k)[None, :: min(k, 16)])
+    channel, last = np.broadcast_arrays(places["channel"], places["row"])
+    ends = [int(last[channel == c].max()) + 1 for c in range(channels) if (channel == c).any()]
+    of_attacc = layout.tiling.block_rows if device == "attacc-hbm3" else 1
+    block = {"gddr6-aim": 1, "hbm-pim": 2, "attacc-hbm3": of_attacc}[device]
+    row = model.bursts_per_row * 32 * model.n_banks
+    rows, rest = divmod(placed_bytes(PimMatMul(1, n, k), device, channels), row)
+    assert rest == 0 and sum(ends) <= rows < sum(ends) + block * len(ends)
     assert rows * row >= n * k * 2
+    assert rows <= layout.rows * channels
+
+
+@pytest.mark.parametrize("device", LAYOUTS)
+@given(sizes=st.lists(st.tuples(st.integers(1, 900), st.integers(1, 600)), min_size=1, max_size=12),
+       channels=st.integers(1, 7))  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_matrices_beside_each_other_take_the_room_that_is_counted(device, sizes, channels):
+    """The last round of each in the emptiest channels: they stay even, but for one line."""
+    model = device_of(device)
+    filled, largest = [0] * channels, 0
+    for n, k in sizes:
+        line = layout_of(n, k, device, channels).LINE
+        rounds, more = divmod(-(-n // line), channels)
+        whole, longer = (layout_of(r * line, k, device, 1).rows for r in (rounds, rounds + 1))
+        largest = max(largest, longer - whole)
+        order = sorted(range(channels), key=filled.__getitem__)
+        for place, channel in enumerate(order):
+            filled[channel] += longer if place < more else whole
+        assert max(filled) - min(filled) <= largest
+    room = sum(placed_bytes(PimMatMul(1, n, k), device, channels) for n, k in sizes)
+    assert sum(filled) * model.bursts_per_row * 32 * model.n_banks == room
 
 
 @pytest.mark.parametrize("device", LAYOUTS)
 def test_placed_bytes_are_those_that_programs_refuse(device):
     """More rows than there are: `program_of` says how many bytes the matrix would take."""
-    n, k, channels = 1 << 19, 4096, 3
+    n, k, channels = 3 << 18, 4096, 3
     with pytest.raises(InputError) as caught:
         program_of(PimMatMul(1, n, k), device, channels)
     needed = int(re.search(r"would take (\d+) bytes", str(caught.value))[1])
-    results = n // (64 * channels * 4) + 1 if device == "hbm-pim" else 0  # rows of one vector's results
+    results = n // (64 * channels * 4) if device == "hbm-pim" else 0  # rows of one vector's results
     model = device_of(device)
     row = model.bursts_per_row * 32 * model.n_banks * channels
-    assert placed_bytes(n, k, device, channels) == needed - results * row
+    assert placed_bytes(PimMatMul(1, n, k), device, channels) == needed - results * row
 
 
 def test_placed_bytes_follow_the_unit():
     """Rows of 32 bursts instead of 64: 768 inputs take two, half empty."""
-    assert placed_bytes(16, 768, "gddr6-aim", 1) == 2048 * 16
+    assert placed_bytes(PimMatMul(1, 16, 768), "gddr6-aim", 1) == 2048 * 16
     short = load_device("gddr6-aim", {"organisation.column": 512})
     assert short.bursts_per_row == 32
-    assert placed_bytes(16, 768, short, 1) == 2 * 1024 * 16
-    assert placed_bytes(16, 1, "gddr6-aim", 4) == 2048 * 16 * 4  # all channels, one of them used
+    assert placed_bytes(PimMatMul(1, 16, 768), short, 1) == 2 * 1024 * 16
+    assert placed_bytes(PimMatMul(1, 16, 1), "gddr6-aim", 4) == 2048 * 16  # one channel of four
 
 
 SHAPES = [(1, 1, 1, 1), (1, 33, 70, 2), (3, 50, 40, 1), (2, 70, 1100, 2), (2, 140, 129, 1), (1, 300, 2100, 1),
@@ -105,10 +131,38 @@ def operands(m, n, k, seed=0):
 
 @pytest.mark.parametrize("device, order, m, n, k, channels", CASES)
 def test_programs_compute_the_product(device, order, m, n, k, channels):
-    kernel = PimMatMul(m, n, k, order)
+    kernel = PimMatMul(m, n, k, order.removesuffix(" own-rows"), own_rows=order.endswith(" own-rows"))
     x, w = operands(m, n, k)
     y = multiply(kernel, program_of(kernel, device, channels), x, w)
     assert (y == x @ w.T).all()
+
+
+@pytest.mark.parametrize("device", ORDERS)
+@given(
+    m=st.integers(1, 3), n=st.integers(1, 150), k=st.integers(1, 1500), used=st.integers(1, 6),
+    part=st.integers(0, 9), form=st.integers(0, 9), more=st.integers(0, 3),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_any_form_computes_the_product(device, m, n, k, used, part, form, more):
+    """Parts of k, some of the channels, every order, shared rows or not."""
+    k = min(k, 40_000 // (m * n) + 1)
+    parts = [d for d in divisors(used) if d <= k]
+    forms = forms_of(device, k)
+    order, own_rows = forms[form % len(forms)]
+    kernel = PimMatMul(m, n, k, order, own_rows, used, parts[part % len(parts)], "processor")
+    x, w = operands(m, n, k)
+    program = program_of(kernel, device, used + more)
+    assert program.channels <= used
+    assert (multiply(kernel, program, x, w) == x @ w.T).all()
+
+
+def test_parts_of_k_lie_beside_each_other():
+    """Four parts of 2,048 inputs take two rows of the banks of a channel each; in one part eight of one."""
+    whole, parts = PimMatMul(1, 16, 8192), PimMatMul(1, 16, 8192, k_parts=4, reduction="processor")
+    rows = 2 * 2048 * 16
+    assert placed_bytes(whole, "gddr6-aim", 4) == placed_bytes(parts, "gddr6-aim", 4) == 4 * rows
+    assert program_of(whole, "gddr6-aim", 4).channels == 1
+    assert program_of(parts, "gddr6-aim", 4).channels == 4
 
 
 def changed(steps, change):

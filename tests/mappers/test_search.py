@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ from neardata.sim.dram.pim import run_program
 from neardata.sim.program import PimMatMul
 from neardata.sim.system.engine import Costs
 from neardata.sim.system.pim import PimEngine
-from neardata.sim.system.pim_programs import device_of, least_cycles, orders_of, program_of
+from neardata.sim.system.pim_programs import device_of, forms_of, least_cycles, program_of
 
 DEVICES = ("gddr6-aim", "hbm-pim", "attacc-hbm3")
 
@@ -27,8 +25,8 @@ DEVICES = ("gddr6-aim", "hbm-pim", "attacc-hbm3")
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_no_program_is_below_its_bound(device, m, n, k, channels, order):
-    orders = orders_of(device, k)
-    kernel = PimMatMul(m, n, k, orders[order % len(orders)])
+    forms = forms_of(device, k)
+    kernel = PimMatMul(m, n, k, *forms[order % len(forms)])
     program = program_of(kernel, device, channels)
     cycles = run_program(program, device=device_of(device), refresh="none").cycles
     least = least_cycles(kernel, device, channels)
@@ -44,14 +42,10 @@ def test_the_best_is_the_best_of_all(device):
     found = search(kernel, device, 4)
     times = []
     for candidate in found:
-        part = replace(candidate.kernel, k=-(-kernel.k // candidate.k_parts))
-        time = (
-            PimEngine(device_of(device), candidate.channels // candidate.k_parts, "at-launch")
-            .run(part)
-            .time_ps
-        )
-        if candidate.k_parts > 1:
-            time += over_the_bus(device_of(device), 4)(candidate.k_parts, 2 * 96)
+        part = candidate.form.of(kernel, device_of(device))
+        time = PimEngine(device_of(device), 4, "at-launch").run(part).time_ps
+        if candidate.form.reduction == "processor":
+            time += over_the_bus(device_of(device), 4)(part)
         assert candidate.bound_ps <= time
         assert candidate.time_ps in (None, time)
         assert candidate.roofline_ps <= time
@@ -59,15 +53,22 @@ def test_the_best_is_the_best_of_all(device):
     assert found[0].time_ps == min(times)
     simulated = [c.time_ps for c in found if c.time_ps is not None]
     assert simulated == sorted(simulated) and len(simulated) < len(found)
-    assert {(c.channels, c.k_parts) for c in found} == {(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)}
+    assert {(c.form.channels, c.form.k_parts) for c in found} == {
+        (1, 1),
+        (2, 1),
+        (2, 2),
+        (4, 1),
+        (4, 2),
+        (4, 4),
+    }
 
 
 def test_a_flat_matrix_is_split_over_k():
     """16 outputs keep one channel of AiM busy; with k split all are, until the sums cost more."""
     kernel = PimMatMul(1, 16, 16384)
-    assert search(kernel, "gddr6-aim", 8)[0].k_parts == 8
-    dear = search(kernel, "gddr6-aim", 8, reduction=lambda parts, sums: 10**9)
-    assert dear[0].k_parts == 1
+    assert search(kernel, "gddr6-aim", 8)[0].form.k_parts == 8
+    dear = search(kernel, "gddr6-aim", 8, reduction=lambda kernel: 10**9)
+    assert dear[0].form.k_parts == 1
 
 
 def test_a_processor_beside_it():
@@ -84,7 +85,7 @@ def test_what_does_not_fit():
     found = search(kernel, "gddr6-aim", 8, tensor="head.weight")
     unfit = [c for c in found if c.reason]
     assert unfit and found[0].time_ps is not None
-    assert max(c.channels for c in unfit) == 4
+    assert max(c.form.channels for c in unfit) == 4
     assert all(
         c.reason.startswith("banks of 'gddr6-aim', tensor 'head.weight'") and "bytes" in c.reason
         for c in unfit
@@ -106,17 +107,19 @@ def test_times_are_those_of_a_run(refresh, overrides):
     unit = {"kind": "pim", "device": "gddr6-aim", "channels": 4, "refresh": refresh, "overrides": overrides}
     system = parse_system({"name": "s", "source": "t", "units": {"pim": unit}})
     found = search(PimMatMul(1, 512, 1024), system.device("pim"), 4, refresh=refresh)
-    whole = [c for c in found if c.channels == 4 and c.k_parts == 1 and c.time_ps is not None]
-    assert whole
-    for candidate in whole:
-        assert candidate.time_ps == Costs(system).of("pim", candidate.kernel).time_ps
+    simulated = [c for c in found if c.time_ps is not None]
+    assert simulated
+    for candidate in simulated:
+        kernel = candidate.form.of(PimMatMul(1, 512, 1024), system.device("pim"))
+        added = over_the_bus(system.device("pim"), 4)(kernel)
+        assert candidate.time_ps == Costs(system).of("pim", kernel).time_ps + added
 
 
 def test_partial_sums_cross_the_bus():
     """4 parts of 512 sums of 4 bytes at 4 channels' 32 GB/s."""
     kernel = PimMatMul(1, 512, 1024)
-    free = search(kernel, "gddr6-aim", 4, reduction=lambda parts, sums: 0)
+    free = search(kernel, "gddr6-aim", 4, reduction=lambda kernel: 0)
     paid = search(kernel, "gddr6-aim", 4)
-    times = [{(c.kernel, c.channels, c.k_parts): c.bound_ps for c in found} for found in (free, paid)]
+    times = [{c.form: c.bound_ps for c in found} for found in (free, paid)]
     for key, time in times[0].items():
-        assert times[1][key] - time == (0 if key[2] == 1 else key[2] * 512 * 4 * 1000 // 128)
+        assert times[1][key] - time == (0 if key.k_parts == 1 else key.k_parts * 512 * 4 * 1000 // 128)

@@ -96,17 +96,18 @@ class Zipf:
 
     Args:
         spread: standard deviation of the exponent's logarithm over layers; the mean stays ``exponent``.
+        step: further draws of the same popularity.
 
     >>> int(Zipf(1.0, seed=0).counts(layer=0, tokens=64, experts=8, top_k=2).max()) > 30
     True
     """
 
-    def __init__(self, exponent: float, *, spread: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, exponent: float, *, spread: float = 0.0, seed: int = 0, step: int = 0) -> None:
         if not 0 <= exponent < math.inf:
             raise InputError(f"must be a number from 0, got {exponent}", key="exponent")
         if not 0 <= spread < math.inf:
             raise InputError(f"must be a number from 0, got {spread}", key="spread")
-        self.exponent, self.spread, self.seed = exponent, spread, seed
+        self.exponent, self.spread, self.seed, self.step = exponent, spread, seed, step
 
     def exponent_of(self, layer: int) -> float:
         """The layer's own exponent."""
@@ -118,6 +119,8 @@ class Zipf:
         _check(experts, top_k)
         draw = np.random.default_rng((self.seed, layer))
         logits = -self.exponent_of(layer) * np.log(draw.permutation(experts) + 1.0)
+        if self.step:
+            draw = np.random.default_rng((self.seed, layer, 2, self.step))
         counts = np.zeros(experts, dtype=np.int64)
         for start in range(0, tokens, 4096):
             # the largest of logits plus Gumbel noise are a draw without return
@@ -205,6 +208,10 @@ class Correlated:
 
     def counts(self, layer: int, tokens: int, experts: int, top_k: int) -> Ids:
         """(experts,) tokens of each expert, of tokens of ``sequences`` sequences."""
+        return np.bincount(self.drawn(tokens, experts, top_k).layer(layer).ravel(), minlength=experts)
+
+    def drawn(self, tokens: int, experts: int, top_k: int) -> _Draw:
+        """Experts of so many tokens in all, drawn once."""
         if tokens % self.sequences:
             raise InputError(
                 f"{tokens} tokens do not divide into {self.sequences} sequences", key="sequences"
@@ -212,7 +219,7 @@ class Correlated:
         key = tokens, experts, top_k
         if key not in self._steps:
             self._steps[key] = _Draw(self, self.sequences, tokens // self.sequences, experts, top_k)
-        return np.bincount(self._steps[key].layer(layer).ravel(), minlength=experts)
+        return self._steps[key]
 
     def token_share(self, layer: int, experts: int, top_k: int) -> float:
         """w, the share of the token part in the variance of a layer's scores."""
@@ -260,6 +267,24 @@ class _Draw:
         share = routing.token_share(layer, experts, self.top_k)
         scores = math.sqrt(1 - share) * context + math.sqrt(share) * token
         return _best(scores, self.top_k).swapaxes(0, 1)
+
+
+class StepOf:
+    """One step of sequences that are drawn together, so that what they choose is alike from step to step.
+
+    >>> steps = [StepOf(Correlated(0.9, 0.999, sequences=2), 8, i) for i in range(8)]
+    >>> [int(step.counts(layer=0, tokens=2, experts=64, top_k=4).sum()) for step in steps[:2]]
+    [8, 8]
+    """
+
+    def __init__(self, routing: Correlated, steps: int, step: int) -> None:
+        self.routing, self.steps, self.step = routing, steps, step
+
+    def counts(self, layer: int, tokens: int, experts: int, top_k: int) -> Ids:
+        """(experts,) tokens of each expert, of ``tokens`` in this step."""
+        ids = self.routing.drawn(tokens * self.steps, experts, top_k).layer(layer)
+        each = ids.shape[1] // self.steps
+        return np.bincount(ids[:, self.step * each : (self.step + 1) * each].ravel(), minlength=experts)
 
 
 # Figures of a routing.

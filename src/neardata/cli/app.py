@@ -15,6 +15,7 @@ import typer
 
 from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce
 from neardata.cli import run as run_command
+from neardata.cli import search as search_command
 from neardata.cli import serve as serve_command
 from neardata.cli import stream as stream_command
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("run")(run_command.run)
 app.command("serve")(serve_command.serve)
 app.command("explain")(explain.explain)
+app.command("search")(search_command.search)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
 app.command("devices")(devices.list_devices)

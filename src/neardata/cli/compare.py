@@ -40,7 +40,7 @@ def _record(
 ) -> dict[str, Any]:
     from neardata.arch.errors import InputError, nearest
     from neardata.cli.run import study_of
-    from neardata.results import record
+    from neardata.results import SCHEMA, record
     from neardata.study import find_study, placed_in, run_point
 
     path = Path(what)
@@ -58,6 +58,8 @@ def _record(
             if (label, size) not in known:
                 raise InputError(f"no batch {size} of '{label}'", file=path)
             found: dict[str, Any] = known[label, size]
+            if found.get("schema") != SCHEMA:
+                raise InputError("of another version: run the study again", file=path, key="schema")
             return found
     study = study_of(what, [label], [batch] if batch else None, context, None, None, layers)
     with placed_in(find_study(what)):
@@ -69,7 +71,7 @@ def _print(records: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from neardata.cli.quantities import si_energy, si_time
+    from neardata.cli.quantities import rate, si_energy, si_time
 
     a, b = records
     console = Console(highlight=False)
@@ -81,9 +83,13 @@ def _print(records: list[dict[str, Any]]) -> None:
     table.add_row(
         "time a token", si_time(a["step_ns"]), si_time(b["step_ns"]), _ratio(a["step_ns"], b["step_ns"])
     )
+    rates = [r["tokens_per_s"] / r["devices"] for r in records]
     for name in _union(a, b, "parts"):
         x, y = (_part(r, name) for r in records)
         table.add_row(f"  {name}", si_time(x) if x else "", si_time(y) if y else "", _ratio(x, y))
+    table.add_row()
+    table.add_row("devices", *(f"{r['devices']}" for r in records), _ratio(a["devices"], b["devices"]))
+    table.add_row("tokens/s per device", *map(rate, rates), _ratio(*rates))
     table.add_row()
     table.add_row(
         "energy a token", si_energy(a["energy_pj_per_token"]), si_energy(b["energy_pj_per_token"]),

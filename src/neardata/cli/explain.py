@@ -22,12 +22,6 @@ def explain(
     operator: Annotated[
         str | None, typer.Option("--operator", "-o", help="Only tasks whose operator's name contains this.")
     ] = None,
-    search: Annotated[
-        bool,
-        typer.Option(
-            "--search", help="List the ways each product in memory could run, simulated or bounded."
-        ),
-    ] = False,
     save: Annotated[
         Path | None, typer.Option(help="Write the program: .yaml or .json, to edit and run again.")
     ] = None,
@@ -36,10 +30,9 @@ def explain(
     from neardata.arch.errors import InputError, nearest
     from neardata.cli.output import check_writable, whole_file
     from neardata.cli.run import study_of
-    from neardata.explanation import alternatives
     from neardata.explanation import explain as lines
+    from neardata.mappers.products import kind_of
     from neardata.programs import read_program
-    from neardata.rooflines import kind_of
     from neardata.study import find_study, lower_point, placed_in
 
     if save is not None:
@@ -65,9 +58,5 @@ def explain(
     if save is not None:
         with whole_file(save) as path:
             program.write(path)
-    if search:
-        for line in alternatives(program, system, operator=operator):
-            typer.echo(line)
-        return
     for line in lines(program, system, operator=operator):
         typer.echo(line)

@@ -55,7 +55,7 @@ def run(
     from neardata.arch.errors import InputError
     from neardata.cli.progress import interruptible
     from neardata.cli.results_folder import ResultsFolder
-    from neardata.programs import read_program
+    from neardata.programs import read_program, told_in_program
     from neardata.study import find_study, placed_in
 
     saved = read_program(what)
@@ -71,7 +71,8 @@ def run(
         from neardata.results import program_record
         from neardata.sim.system.engine import run as run_program
 
-        report = run_program(*saved)
+        with told_in_program(Path(what), saved[0]):
+            report = run_program(*saved)
         if as_json:
             typer.echo(json.dumps(program_record(report), indent=1))
         else:

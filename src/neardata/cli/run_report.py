@@ -14,6 +14,7 @@ def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out:
     """The comparison, then for each system where the time of the largest batch went."""
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
 
     from neardata.cli.bars import bar_rows
 
@@ -32,7 +33,7 @@ def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out:
         shares = {name: ns / whole for name, ns in r["reasons_ns"].items()}
         console.print(bar_rows(shares, f"{label}, batch {r['batch']}: where the time went"))
         for note in r.get("notes", ()):
-            console.print(f"  {escape(note)}")
+            console.print(Padding(escape(note), (0, 0, 0, 2)))
         console.print()
     console.print(_in_words(study, done))
     if out is not None:
@@ -52,8 +53,14 @@ def _units(records: list[dict[str, Any]]) -> str:
 
 
 _COLUMNS = {
-    "batch": 7, "time a token": 13, "tokens/s": 10, "speed-up": 9, "roofline": 9, "energy a token": 15,
+    "batch": 5, "time a token": 12, "tokens/s": 9, "per device": 10, "speed-up": 8, "roofline": 8,
+    "energy a token": 14,
 }  # fmt: skip
+_EXPERT_COLUMNS = {
+    "batch": 5, "time a token": 12, "speed-up": 8, "energy a token": 14, "link busy": 9, "hit rate": 8,
+    "on host": 7,
+}  # fmt: skip
+"""Where experts are fetched."""
 
 
 def _table(study: Study, done: list[dict[str, Any]]) -> Any:
@@ -62,32 +69,45 @@ def _table(study: Study, done: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from neardata.cli.quantities import si_energy, si_time
-
     base = {r["batch"]: r for r in done if r["label"] == (study.baseline or next(iter(study.systems)))}
+    columns = _EXPERT_COLUMNS if any(r.get("experts") for r in done) else _COLUMNS
+
+    def table() -> Table:
+        made = Table(box=None, pad_edge=False, header_style="dim", show_header=not blocks)
+        for name, width in columns.items():
+            made.add_column(name, justify="right", no_wrap=True, width=width)
+        return made
+
     blocks: list[Any] = []
+    blocks.append(table())
     for label in dict.fromkeys(r["label"] for r in done):
         mine = [r for r in done if r["label"] == label]
-        table = Table(box=None, pad_edge=False, header_style="dim", show_header=not blocks)
-        for name, width in _COLUMNS.items():
-            table.add_column(name, justify="right", no_wrap=True, width=width)
-        if not blocks:
-            blocks.append(Table(box=None, pad_edge=False, header_style="dim"))
-            for name, width in _COLUMNS.items():
-                blocks[0].add_column(name, justify="right", no_wrap=True, width=width)
-            table.show_header = False
+        rows = table()
         for r in mine:
-            speed = r["tokens_per_s"] / base[r["batch"]]["tokens_per_s"] if r["batch"] in base else None
-            table.add_row(
-                f"{r['batch']}",
-                si_time(r["step_ns"]),
-                f"{r['tokens_per_s']:,.0f}",
-                "" if speed is None else f"{speed:.2f}x",
-                f"{r['bound_ns'] / r['step_ns']:.0%}",
-                si_energy(r["energy_pj_per_token"]),
-            )
-        blocks += [f"[bold]{escape(label)}[/bold]  {_units(mine)}", table]
+            cells = _cells(r, base.get(r["batch"]))
+            rows.add_row(*(cells[name] for name in columns))
+        blocks += [f"[bold]{escape(label)}[/bold]  {_units(mine)}", rows]
     return Group(*blocks)
+
+
+def _cells(r: dict[str, Any], base: dict[str, Any] | None) -> dict[str, str]:
+    """What a row of either table shows of a point."""
+    from neardata.cli.quantities import rate, si_energy, si_time
+
+    speed = None if base is None else r["tokens_per_s"] / base["tokens_per_s"]
+    experts = r.get("experts") or {}
+    return {
+        "batch": f"{r['batch']}",
+        "time a token": si_time(r["step_ns"]),
+        "tokens/s": rate(r["tokens_per_s"]),
+        "per device": rate(r["tokens_per_s"] / r["devices"]),
+        "speed-up": "" if speed is None else f"{speed:.2f}x",
+        "roofline": f"{r['bound_ns'] / r['step_ns']:.0%}",
+        "energy a token": si_energy(r["energy_pj_per_token"]),
+        "link busy": f"{experts['link_busy']:.0%}" if experts else "",
+        "hit rate": f"{experts['hit_rate']:.0%}" if experts else "",
+        "on host": f"{experts['host_share']:.0%}" if experts else "",
+    }
 
 
 def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
@@ -131,6 +151,7 @@ def print_program(report: SystemReport) -> None:
     """A saved program's run: its time, parts and reasons."""
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.table import Table
 
     from neardata.cli.bars import bar_rows
@@ -153,4 +174,4 @@ def print_program(report: SystemReport) -> None:
     whole = report.time_ps or 1
     console.print(bar_rows({n: ps / whole for n, ps in report.reasons_ps.items()}, "where the time went"))
     for note in report.program.notes:
-        console.print(f"  {escape(note)}")
+        console.print(Padding(escape(note), (0, 0, 0, 2)))

@@ -37,6 +37,8 @@ def test_rtx_pro_6000_holds_what_the_fit_gives(tables: ModuleType) -> None:
     a100, rtx = (load_processor(name).efficiency for name in ("a100-80gb", "rtx-pro-6000"))
     carried = {key: getattr(a100, key).value for key in ("matrix", "memory", "exposed", "launch_ns")}
     assert tables.fit_rtx(carried) == {key: getattr(rtx, key).value for key in carried}
+    row_ns = load_processor("rtx-pro-6000").compute.row_ns
+    assert row_ns is not None and tables.fit_rtx_rows() == {"row_ns": row_ns.value}
 
 
 def test_nvlink_3_holds_what_the_fits_give(tables: ModuleType) -> None:
@@ -66,10 +68,18 @@ def test_rtx_pro_6000_layers(tables: ModuleType) -> None:
     assert tables.Errors.of([pair for pairs in families.values() for pair in pairs]).median <= 0.12
     dense = [pair for family in tables.rtx_dense(gpu, fitted=False).values() for pair in family]
     assert tables.Errors.of(dense).median <= 0.12
-    # Llama's rows shaped the model; Qwen3's, looked at less, decided nothing in it
+    # Llama's rows shaped the model; Qwen3's decided no constant, and the form of two norms
     qwen = [pair for family, pairs in families.items() if family.startswith("qwen") for pair in pairs]
     assert len(qwen) == 3305
     assert tables.Errors.of(qwen).median <= 0.12
+    qwen_dense = [
+        pair
+        for family in tables.rtx_dense(gpu, fitted=False)
+        if family.startswith("qwen")
+        for pair in families[family]
+    ]
+    assert len(qwen_dense) == 1104
+    assert tables.Errors.of(qwen_dense).median <= 0.12
     attention = [pair for family, pairs in families.items() if "qwen attention" in family for pair in pairs]
     assert tables.Errors.of(attention).median <= 0.12
     matrix = [

@@ -277,3 +277,14 @@ def test_input_that_cannot_be(call: object, text: str) -> None:
     with pytest.raises(InputError) as error:
         call()  # type: ignore[operator]
     assert text in str(error.value)
+
+
+def test_many_short_rows_are_reduced_one_after_the_other() -> None:
+    gpu = load_processor("rtx-pro-6000")
+    assert gpu.compute.row_ns is not None
+    few, many = (elementwise(gpu, 256 * rows, 256 * rows, rows=rows) for rows in (188, 188 * 400))
+    row_ns, launch_ns = gpu.compute.row_ns.value, gpu.efficiency.launch_ns.value
+    assert few.time_ps == (launch_ns + row_ns) * 1000, "one on every unit"
+    assert many.bound == "compute"
+    assert many.time_ps - few.time_ps == pytest.approx(399 * row_ns * 1000, rel=0.06)
+    assert elementwise(GPU, 256, 256, rows=1) == elementwise(GPU, 256, 256), "a GPU without the figure"
