@@ -300,3 +300,14 @@ def test_state_needs_no_jump_where_costs_differ() -> None:
     layout = engine.lay_out(p, 1000, {"work": np.full(1000, 2)})
     state = engine.simulate(layout, np.zeros(0, np.int64))
     assert state.r[k.JUMPED_PERIODS] == 0 and state.r[k.R_END] == 2000
+
+
+@pytest.mark.parametrize("rate", [0.7, 2.36, 3.7, 14.375])
+@pytest.mark.parametrize("outstanding", [1, 4, 64])
+def test_a_port_whose_bytes_take_no_whole_cycles_is_jumped_exactly(rate: float, outstanding: int) -> None:
+    memory = {"port": "ddr", "read_bytes": 64, "outstanding": outstanding}
+    port = {"ddr": {"gb_per_s": rate, "latency_ns": 35, **BASIS}}
+    p = pipeline({"load": {"depth": 1, "memory": memory}}, ports=port)
+    plain, jumped = (run_stream(p, 30_000, jump=jump) for jump in (False, True))
+    assert jumped.jumped_periods > 0
+    assert (plain.time_ps, plain.stages) == (jumped.time_ps, jumped.stages)
