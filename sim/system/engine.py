@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.system import PimUnit, ProcessorUnit, System
-from neardata.sim.program import Collective, Elementwise, Kernel, PimMatMul, Program, Task, Transfer
+from neardata.arch.system import PimUnit, ProcessorUnit, StreamUnit, System
+from neardata.sim.program import Collective, Elementwise, Kernel, PimMatMul, Program, Stream, Task, Transfer
 from neardata.sim.system.links import collective, transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import PimEngine
@@ -130,7 +130,11 @@ def _resources(task: Task, system: System) -> tuple[str, ...]:
         return (f"{task.unit} out of {kernel.source}", f"{task.unit} into {kernel.target}")
     if isinstance(kernel, Collective):
         return tuple(f"{task.unit} {way} {unit}" for unit in kernel.units for way in ("out of", "into"))
-    return (system.instances[task.unit].place,)
+    instance = system.instances[task.unit]
+    unit = system.units[instance.group]
+    if isinstance(unit, StreamUnit) and unit.side_by_side and isinstance(kernel, Stream):
+        return (f"{instance.place} {kernel.pipeline}",)
+    return (instance.place,)
 
 
 def _shares(task: Task, system: System) -> bool:
