@@ -66,6 +66,51 @@ def lower_batches(
     return program.done()
 
 
+def lower_whole(
+    graph: Graph, batches: int, unit: Preprocessor, system: System, *, label: str | None = None
+) -> Program:
+    """Equal mini-batches on a processor in three tasks each: read, prepare, load; for many units behind a link.
+
+    A mini-batch's pages come in one request: a link that is held by one transfer at a time would otherwise
+    be held for the start-up of each.
+
+    Raises:
+        InputError: the unit has pipelines, not a processor.
+    """
+    if unit.pipelines:
+        raise InputError(f"{unit.name} has pipelines; whole mini-batches are for processors")
+    storage, trainer = system.names(unit.storage)[0], system.names(unit.trainer)[0]
+    places = system.names(unit.compute)
+    counts: dict[str, int] = {}
+    for operator in graph:
+        for name, n in actions_of(operator, work(graph, operator)).actions:
+            counts[name] = counts.get(name, 0) + n
+    pages = sum(graph.tensors[o.inputs[0]].bytes for o in graph if o.kind == "parquet_decode")
+    size = sent_bytes(graph, label, round(unit.id_bytes.value))
+    tasks = []
+    for b in range(batches):
+        place = places[b % len(places)]
+        before = (f"b{b - len(places)}.load",) if b >= len(places) else ()
+        tasks += [
+            Task(f"b{b}.read", unit.read_link, Transfer(storage, place, pages), before),
+            Task(f"b{b}.prepare", place, Actions(tuple(counts.items())), (f"b{b}.read",)),
+            Task(f"b{b}.load", unit.out_link, Transfer(place, trainer, size), (f"b{b}.prepare",)),
+        ]
+    return Program(
+        f"preprocessing on {len(places)} x {unit.name}", system.name, tuple(tasks), tokens=batches * graph.batch,
+        hardware=system.to_dict(),
+    )  # fmt: skip
+
+
+def sent_bytes(graph: Graph, label: str | None, id_bytes: int) -> int:
+    """Bytes of a mini-batch on its way to the trainer: float32 and int32, ids in ``id_bytes``."""
+    return sum(
+        graph.tensors[name].elements * (id_bytes if name == "sparse.values" else 4)
+        for name in (*OUTPUTS, label)
+        if name is not None and name in graph.tensors
+    )
+
+
 def actions_of(operator: Operator, found: Work) -> Actions:
     """What an operator is to a processor: its call, and what it does.
 
@@ -103,6 +148,7 @@ class _Lowering:
         self.loads: list[str] = []
         self.held: list[int] = []
         self.samples = 0
+        self.known: Graph | None = None
 
     def batch(self, graph: Graph) -> None:
         b = len(self.loads)
@@ -114,7 +160,8 @@ class _Lowering:
         self.by: dict[str, _Draft] = {}
         """Tensor: the task that makes it, in the compute unit's memory."""
         begin = dict.fromkeys(self.loads[b - self.unit.in_flight :][:1] if b >= self.unit.in_flight else ())
-        self.work = {operator.name: work(graph, operator) for operator in graph}
+        if graph is not self.known:
+            self.known, self.work = graph, {operator.name: work(graph, operator) for operator in graph}
         for name, tensor in graph.tensors.items():
             if tensor.role == "weight":
                 self.placement.append(Operand(self.prefix + name, self.compute, tensor.bytes))
@@ -240,14 +287,9 @@ class _Lowering:
     # --- load ---------------------------------------------------------------------------------------
 
     def _load(self, last: Sequence[Operator], after: dict[str, None]) -> None:
-        tensors = self.graph.tensors
-        outputs = [name for name in OUTPUTS if name in tensors]
+        outputs = [name for name in OUTPUTS if name in self.graph.tensors]
         outputs += [] if self.label is None else [self.label]
-        size = sum(
-            tensors[n].elements * round(self.unit.id_bytes.value) if n == "sparse.values"
-            else tensors[n].elements * 4  # float32, int32
-            for n in outputs
-        )  # fmt: skip
+        size = sent_bytes(self.graph, self.label, round(self.unit.id_bytes.value))
         load = _Draft(
             f"{self.prefix}load", self.unit.out_link, Transfer(self.compute, self.trainer, size), dict(after)
         )

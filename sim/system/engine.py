@@ -101,8 +101,12 @@ def run(
         if progress is not None:
             progress(i + 1)
     index = {task.name: i for i, task in enumerate(program.tasks)}
+    shared = {name for name in system.links if system.link(name).sharing == "shared"}
     jobs = [
-        Job(tuple(index[name] for name in task.after), _resources(task, system), _shares(task, system))
+        Job(
+            tuple(index[name] for name in task.after), _resources(task, system),
+            isinstance(task.kernel, Transfer) and task.unit in shared,
+        )  # fmt: skip
         for task in program.tasks
     ]
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)
@@ -135,10 +139,6 @@ def _resources(task: Task, system: System) -> tuple[str, ...]:
     if isinstance(unit, StreamUnit) and unit.side_by_side and isinstance(kernel, Stream):
         return (f"{instance.place} {kernel.pipeline}",)
     return (instance.place,)
-
-
-def _shares(task: Task, system: System) -> bool:
-    return isinstance(task.kernel, Transfer) and system.link(task.unit).sharing == "shared"
 
 
 def _check_places(program: Program, system: System) -> None:

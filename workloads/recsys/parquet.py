@@ -37,7 +37,9 @@ def read_parquet(
     """
     path = Path(path)
     file = _opened(path)
-    names = file.schema_arrow.names
+    schema = file.schema_arrow
+    names = schema.names
+    places = _places(file, schema)
     for name in names if columns is None else columns:
         if name not in names:
             raise InputError(f"no column '{name}'{nearest(name, names)}", file=path)
@@ -56,7 +58,7 @@ def read_parquet(
                 # PyArrow first: it ends the process where it is asked about a codec it does not know
                 try:
                     part = file.read_row_group(group, columns=[name], use_threads=False).column(0)
-                    held = _chunks(raw, file, group, name)
+                    held = _chunks(raw, file, group, name, places.get(name, []))
                 except _FAILURES as error:
                     raise _damaged(path, group, name, _first_line(error)) from None
                 chunks += held
@@ -106,14 +108,24 @@ def _damaged(path: Path, group: int, column: str, problem: str) -> InputError:
     return InputError(f"row group {group}, column '{column}': {problem}", file=path)
 
 
-def _chunks(raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str) -> list[ColumnChunk]:
+def _places(file: pq.ParquetFile, schema: pa.Schema) -> dict[str, list[int]]:
+    """Column chunks of a row group that hold each column."""
+    nested = [name for i, name in enumerate(schema.names) if pa.types.is_nested(schema.field(i).type)]
+    found: dict[str, list[int]] = {}
+    for i in range(len(file.schema)):
+        path = file.schema.column(i).path
+        for name in {path, *(name for name in nested if path.startswith(f"{name}."))}:
+            found.setdefault(name, []).append(i)
+    return found
+
+
+def _chunks(
+    raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str, places: Sequence[int]
+) -> list[ColumnChunk]:
     about, found = file.metadata.row_group(group), []
-    nested = pa.types.is_nested(file.schema_arrow.field(name).type)
-    for i in range(about.num_columns):
+    for i in places:
         chunk, schema = about.column(i), file.schema.column(i)
         path = chunk.path_in_schema
-        if path != name and not (nested and path.startswith(f"{name}.")):
-            continue
         # a chunk without values may have no data page
         offsets = (chunk.data_page_offset, chunk.dictionary_page_offset)
         start = min((offset for offset in offsets if offset), default=0)
