@@ -91,6 +91,7 @@ class Lowering:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
         self.layers = sorted({op.layer for graph in graphs for op in graph if op.layer is not None})
+        assert isinstance(mapping.experts, str), "a policy is applied to a program, after lowering"
         self.shardings = [Sharding(graph, len(self.stages[0]), mapping.experts) for graph in graphs]
         self.tasks: list[Task] = []
         self.placed: dict[tuple[str, str, Shard], Operand] = {}

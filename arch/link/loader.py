@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from neardata.arch.link.link import Link
-from neardata.arch.processor.preset_file import PresetFolder
+from neardata.arch.preset_file import PresetFolder
 
 _PRESETS: PresetFolder[Link] = PresetFolder(
     Path(__file__).parent / "data",

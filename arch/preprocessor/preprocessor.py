@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from neardata.arch.config_file import StrictModel
-from neardata.arch.processor.preset_file import PresetFolder
+from neardata.arch.preset_file import PresetFolder
 from neardata.arch.processor.processor import Constant
 from neardata.arch.system import System, load_system
 

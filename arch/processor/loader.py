@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neardata.arch.errors import InputError
-from neardata.arch.processor.preset_file import PresetFolder
+from neardata.arch.preset_file import PresetFolder
 from neardata.arch.processor.processor import Processor, SystolicArray
 
 _PRESETS: PresetFolder[Processor | SystolicArray] = PresetFolder(

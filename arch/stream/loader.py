@@ -8,7 +8,7 @@ from typing import Any
 
 from neardata.arch.config_file import ConfigFile
 from neardata.arch.errors import InputError
-from neardata.arch.processor.preset_file import PresetFolder
+from neardata.arch.preset_file import PresetFolder
 from neardata.arch.stream.fpga import Fpga
 from neardata.arch.stream.pipeline import Pipeline
 

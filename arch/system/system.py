@@ -331,7 +331,7 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         return file.error(message, *keys) if file else InputError(message, key=".".join(keys))
 
     def placed(
-        problem: InputError, keys: tuple[str, ...], names: str, overrides: Collection[str]
+        problem: InputError, keys: tuple[str, ...], names: str, overrides: Collection[object]
     ) -> InputError:
         """The problem of a description, at the override or else at the name that led to it."""
         if problem.file is not None:

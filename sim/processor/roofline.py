@@ -100,6 +100,39 @@ def matmul(
     )
 
 
+def convolution(
+    processor: Processor,
+    m: int,
+    n: int,
+    k: int,
+    input_elements: int,
+    *,
+    activation_dtype: str = "tf32",
+) -> Cost:
+    """A convolution as its implicit product ``y[m, n] = x[m, k] w[n, k]``: the arithmetic of the
+    product, but each element of the map it reads comes from the memory once.
+
+    Args:
+        processor: where it runs.
+        m: positions of the output, of all images.
+        n: output channels.
+        k: input channels times positions of the kernel.
+        input_elements: of the map.
+        activation_dtype: of maps, weights and arithmetic.
+
+    Raises:
+        InputError: a size below 1, a type the processor has no arithmetic for.
+
+    >>> from neardata.arch.processor import load_processor
+    >>> gpu = load_processor("a100-40gb")
+    >>> convolution(gpu, 56 * 56, 64, 9 * 64, 64 * 56 * 56).memory_bytes == 4 * (2 * 64 * 56**2 + 64 * 576)
+    True
+    """
+    _positive(m=m, n=n, k=k, input_elements=input_elements)
+    weights = stored_bytes(activation_dtype, n * k, k)
+    return _products(processor, ((m, 1),), n, k, weights, activation_dtype, activation_dtype, input_elements)
+
+
 def expert_matmul(
     processor: Processor,
     tokens: Sequence[int],
@@ -210,13 +243,16 @@ def _products(
     weight_bytes: int,
     activation_dtype: str,
     output_dtype: str,
+    input_elements: int | None = None,
 ) -> Cost:
-    """``products``: rows, and how many products have as many."""
+    """``products``: rows, and how many products have as many; ``input_elements`` that the memory gives,
+    if not all of the rows."""
     peak = processor.peak_ops_per_ps(activation_dtype)
     width = element_bits(activation_dtype) / 8
     rows = sum(m * count for m, count in products)
     units, cache = processor.compute.units, processor.cache
-    activation_bits = rows * (k * element_bits(activation_dtype) + n * element_bits(output_dtype))
+    given = rows * k if input_elements is None else input_elements
+    activation_bits = given * element_bits(activation_dtype) + rows * n * element_bits(output_dtype)
     memory_bytes = weight_bytes + -(-activation_bits // 8)
     memory_ps = memory_bytes / (processor.memory_bytes_per_ps * processor.efficiency.memory.value)
     unit = processor.memory.unit_gb_per_s

@@ -22,6 +22,8 @@ class Outcome:
     """Time above the bound by cause; with ``bound_ps`` it adds up to ``time_ps``."""
     energy_pj: Mapping[str, float] = field(default_factory=dict)
     """By component."""
+    energy_untold: tuple[str, ...] = ()
+    """Components without an energy: what ``energy_pj`` leaves out."""
     memory_bytes: int = 0
     """Bytes read and written in the unit's memory."""
     macs: int = 0

@@ -81,6 +81,16 @@ class SystemReport:
         return summed([self.task_energy_pj, *rest])
 
     @cached_property
+    def energy_untold(self) -> tuple[str, ...]:
+        """Components without an energy: what the energies leave out."""
+        untold = (
+            f"{group} {name}"
+            for group, outcome in zip(self.groups, self.outcomes, strict=True)
+            for name in outcome.energy_untold
+        )
+        return tuple(dict.fromkeys(untold))
+
+    @cached_property
     def task_energy_pj(self) -> dict[str, float]:
         """Of the tasks alone, by component."""
         return summed(outcome.energy_pj for outcome in self.outcomes)

@@ -53,5 +53,6 @@ class StreamEngine:
             bound_by=report.bound_by,
             lost_ps={"pipeline fill, drain and stalls": lost} if lost else {},
             energy_pj={f"stream {name}": pj for name, pj in (report.energy_pj or {}).items()},
+            energy_untold=report.energy_untold,
             memory_bytes=sum(report.port_bytes.values()),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from neardata.arch.system import System, load_system, parse_system
+from neardata.frontend_models import preba
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
 from neardata.mappers.expert_placement import hottest
@@ -30,6 +31,7 @@ from neardata.workloads.llm.routing import Correlated, Uniform
 Figures = dict[str, float]
 MODELS: dict[str, Callable[..., Figures]] = {
     "pim_decode": pim_decode,
+    "preba": preba,
     "presto": presto,
     "splitwise": splitwise,
     "system_decode": system_decode,

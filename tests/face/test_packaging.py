@@ -68,7 +68,7 @@ def test_the_rooms_import_downwards():
     """
     allowed = {
         "arch": {"arch"},
-        "workloads": {"workloads", "arch.errors", "arch.config_file", "arch.precision"},
+        "workloads": {"workloads", "arch.errors", "arch.config_file", "arch.preset_file", "arch.precision"},
         "sim": {"sim", "arch"},
         "mappers": {"mappers", "arch", "workloads", "sim"},
     }

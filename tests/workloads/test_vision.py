@@ -69,6 +69,16 @@ def test_counts_are_those_of_the_coefficients(
     check(path)
 
 
+def test_runs_of_sixteen_zeros_up_to_the_last_coefficient(tmp_path: Path) -> None:
+    """Blocks of the highest frequency alone: three runs of 16 zeros, and no end-of-block code."""
+    wave = np.cos((2 * np.arange(24) + 1) * 7 * np.pi / 16)
+    grey = np.rint(128 + 90 * wave[:, None] * wave[None, :]).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(grey).save(path, quality=70)
+    assert check(path).coefficients == 9
+    assert np.abs(naive.grey_picture(naive.decode(path.read_bytes())) - decode_jpeg(path)[:, :, 0]).max() <= 1
+
+
 def test_samples_are_generated_and_counted() -> None:
     paths = sample_paths()
     assert [path.name for path in paths] == ["a_420.jpg", "b_444.jpg", "c_grey.jpg"]

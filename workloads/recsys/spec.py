@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from neardata.arch.config_file import StrictModel
-from neardata.arch.processor.preset_file import PresetFolder
+from neardata.arch.preset_file import PresetFolder
 from neardata.workloads.recsys import operators
 
 

@@ -173,5 +173,8 @@ def print_program(report: SystemReport) -> None:
     console.print(f"\n {si_time(report.time_ps / 1e3)}, {si_energy(report.total_energy_pj)}{made}\n")
     whole = report.time_ps or 1
     console.print(bar_rows({n: ps / whole for n, ps in report.reasons_ps.items()}, "where the time went"))
-    for note in report.program.notes:
+    notes = list(report.program.notes)
+    if report.energy_untold:
+        notes.append(f"no energy is known of {', '.join(report.energy_untold)}: the totals leave it out")
+    for note in notes:
         console.print(Padding(escape(note), (0, 0, 0, 2)))

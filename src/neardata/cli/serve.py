@@ -11,6 +11,7 @@ import typer
 from neardata.cli.options import Json
 
 if TYPE_CHECKING:
+    from neardata.frontend_study import FrontEndStudy
     from neardata.serving_study import ServingStudy
 
 
@@ -25,24 +26,21 @@ def serve(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Serve requests with continuous batching: time to first token, per token, end to end."""
-    from neardata.arch.errors import InputError, nearest
+    """Serve requests: to language models with continuous batching, to others behind what prepares inputs."""
+    from neardata.arch.config_file import ConfigFile
+    from neardata.arch.errors import InputError
     from neardata.cli.progress import progress_bar
+    from neardata.frontend_study import is_front_end_study
     from neardata.serving_study import load_serving_study, run_setups
     from neardata.study import find_study
 
     path = find_study(what)
     if path is None:
         raise InputError(f"a serving study is a .yaml file, got '{what}'")
+    if is_front_end_study(ConfigFile(path)):
+        return _front_ends(path, setups, first, speed, as_json=as_json)
     study = load_serving_study(path)
-    for label in setups or ():
-        if label not in study.setups:
-            message = f"no setup of the study is '{label}'{nearest(label, study.setups)}"
-            raise InputError(message, key="--setup")
-    changed: dict[str, Any] = {}
-    if setups:
-        changed["setups"] = {label: study.setups[label] for label in setups}
-        changed["baseline"] = study.baseline if study.baseline in setups else None
+    changed = _chosen(study, setups)
     given = {key: value for key, value in (("first", first), ("speed", speed)) if value is not None}
     changed["requests"] = study.requests.model_copy(update=given)
     study = study.model_copy(update=changed)
@@ -56,6 +54,52 @@ def serve(
         typer.echo(json.dumps({"title": study.title, "model": study.model, "setups": record}, indent=1))
     else:
         _print(study, path, done)
+    return 0
+
+
+def _chosen(study: ServingStudy | FrontEndStudy, setups: list[str] | None) -> dict[str, Any]:
+    """What changes in a study when only these setups are wanted.
+
+    Raises:
+        InputError: no such setup.
+    """
+    from neardata.arch.errors import InputError, nearest
+
+    if not setups:
+        return {}
+    for label in setups:
+        if label not in study.setups:
+            message = f"no setup of the study is '{label}'{nearest(label, study.setups)}"
+            raise InputError(message, key="--setup")
+    return {
+        "setups": {label: study.setups[label] for label in setups},
+        "baseline": study.baseline if study.baseline in setups else None,
+    }
+
+
+def _front_ends(
+    path: Path, setups: list[str] | None, first: int | None, speed: float | None, *, as_json: bool
+) -> int:
+    from neardata.cli.front_end_report import print_json, print_report
+    from neardata.cli.progress import progress_bar
+    from neardata.frontend_study import load_front_end_study, run_front_ends
+
+    study = load_front_end_study(path)
+    requests = study.requests
+    changed = _chosen(study, setups)
+    given: dict[str, Any] = {}
+    if first is not None:
+        given["count"] = min(first, requests.count or first)
+    if speed is not None:
+        given["speed"] = requests.speed * speed
+    changed["requests"] = requests.model_copy(update=given)
+    study = study.model_copy(update=changed)
+    done = []
+    with progress_bar(lambda n: n / len(study.setups), "setups") as progress:
+        for i, served in enumerate(run_front_ends(study, path.parent)):
+            done.append((served.label, served.figures))
+            progress(i + 1)
+    (print_json if as_json else print_report)(study, done)
     return 0
 
 

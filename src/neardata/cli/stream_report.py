@@ -139,7 +139,8 @@ def print_report(console: Console, report: StreamReport) -> None:
         "bound", f"{si_time(report.bound_ps / 1000)}, {100 * report.bound_ps / report.time_ps:.1f} % of the "
         f"time: {report.bound_by}",
     )  # fmt: skip
-    table.add_row("binding", f"{report.binding}: {_loaded(report):.1%} of its time busy or waiting for memory")
+    loaded = f"{_loaded(report):.1%} of its time busy or waiting for memory"
+    table.add_row("binding", f"{report.binding}: {loaded}")
     if p.ports:
         moved = ", ".join(
             f"{name} {n:,} bytes, {n * 1000 / report.time_ps:.2f} GB/s"

@@ -10,9 +10,7 @@ import pytest
 
 import neardata.sim.stream
 
-MODULES = [
-    name for _, name, _ in pkgutil.walk_packages(neardata.sim.stream.__path__, "neardata.sim.stream.")
-]
+MODULES = [name for _, name, _ in pkgutil.walk_packages(neardata.sim.stream.__path__, "neardata.sim.stream.")]
 
 
 @pytest.mark.parametrize("name", MODULES)

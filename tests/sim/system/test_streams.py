@@ -47,6 +47,7 @@ def test_a_task_takes_what_the_pipeline_takes_and_tasks_of_a_unit_exclude_each_o
     assert [outcome.time_ps for outcome in report.outcomes] == alone
     assert report.time_ps == sum(alone)
     assert report.outcomes[0].bound_by == "stage sigridhash"
+    assert report.energy_untold == ("fpga sigridhash", "fpga log")
 
 
 def test_transfers_to_one_task_overlap_with_another(tmp_path: Path) -> None:
