@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neardata.arch.processor.preset_file import PresetFolder
+from neardata.arch.preset_file import PresetFolder
 from neardata.arch.storage.ssd import Ssd
 
 _PRESETS: PresetFolder[Ssd] = PresetFolder(Path(__file__).parent / "data", "ssds", "drive", {"ssd": Ssd})

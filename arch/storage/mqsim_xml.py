@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from neardata.arch.config_file import first_problem
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.processor.preset_file import lay
+from neardata.arch.preset_file import lay
 from neardata.arch.storage.ssd import Ssd
 
 _TECHNOLOGIES = {"SLC": "slc", "MLC": "mlc", "TLC": "tlc"}
