@@ -187,8 +187,9 @@ class _Lowering:
         self.samples += graph.batch
 
     def done(self) -> Program:
-        largest = sorted(self.held)[-self.unit.in_flight :]
-        places = {self.compute: sum(largest) // len(self.computes)} if largest else {}
+        under_way = self.unit.in_flight // len(self.computes)
+        held = sum(sorted(self.held)[-under_way:])
+        places = dict.fromkeys(self.computes[: len(self.loads)], held)
         return Program(
             f"preprocessing on {self.unit.name}", self.system.name, tuple(self.tasks), tuple(self.placement),
             self.operators, self.samples, self.system.to_dict(), reserved=places,

@@ -74,6 +74,31 @@ def row_groups(path: str | Path) -> list[int]:
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
+def mini_batches(path: str | Path, rows: int) -> list[tuple[int, ...]]:
+    """Row groups of each mini-batch: those that follow each other and hold at most ``rows`` rows together.
+
+    A row group is never split: it is one partition of what is stored. One with more rows is a mini-batch of
+    its own; one without any is left out.
+
+    Raises:
+        InputError: no Parquet file, or one without rows.
+    """
+    batches: list[tuple[int, ...]] = []
+    held = 0
+    for group, size in enumerate(row_groups(path)):
+        if not size:
+            continue
+        if batches and held + size <= rows:
+            batches[-1] += (group,)
+            held += size
+        else:
+            batches.append((group,))
+            held = size
+    if not batches:
+        raise InputError("holds no rows", file=path)
+    return batches
+
+
 def joined(parts: Sequence[Column]) -> Column:
     """Columns one after another."""
     if not parts:
