@@ -69,7 +69,7 @@ def lower_batches(
 def lower_whole(
     graph: Graph, batches: int, unit: Preprocessor, system: System, *, label: str | None = None
 ) -> Program:
-    """Equal mini-batches on a processor in three tasks each: read, prepare, load; for many units behind a link.
+    """Equal mini-batches on a processor in three tasks each: read, prepare, load; for many behind one link.
 
     A mini-batch's pages come in one request: a link that is held by one transfer at a time would otherwise
     be held for the start-up of each.
@@ -96,10 +96,8 @@ def lower_whole(
             Task(f"b{b}.prepare", place, Actions(tuple(counts.items())), (f"b{b}.read",)),
             Task(f"b{b}.load", unit.out_link, Transfer(place, trainer, size), (f"b{b}.prepare",)),
         ]
-    return Program(
-        f"preprocessing on {len(places)} x {unit.name}", system.name, tuple(tasks), tokens=batches * graph.batch,
-        hardware=system.to_dict(),
-    )  # fmt: skip
+    name, samples = f"preprocessing on {len(places)} x {unit.name}", batches * graph.batch
+    return Program(name, system.name, tuple(tasks), tokens=samples, hardware=system.to_dict())
 
 
 def sent_bytes(graph: Graph, label: str | None, id_bytes: int) -> int:

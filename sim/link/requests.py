@@ -31,7 +31,9 @@ def blocking_request_ps(
     1.09...
     """
     if bytes < 1 or page_bytes < 1 or piece_bytes < 1:
-        raise InputError(f"bytes, pages and pieces must be at least 1, got {bytes}, {page_bytes}, {piece_bytes}")
+        raise InputError(
+            f"bytes, pages and pieces must be at least 1, got {bytes}, {page_bytes}, {piece_bytes}"
+        )
     ready = moved = 0
     for start in range(0, bytes, piece_bytes):
         part = min(piece_bytes, bytes - start)

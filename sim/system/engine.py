@@ -104,9 +104,10 @@ def run(
     shared = {name for name in system.links if system.link(name).sharing == "shared"}
     jobs = [
         Job(
-            tuple(index[name] for name in task.after), _resources(task, system),
+            tuple(index[name] for name in task.after),
+            _resources(task, system),
             isinstance(task.kernel, Transfer) and task.unit in shared,
-        )  # fmt: skip
+        )
         for task in program.tasks
     ]
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)

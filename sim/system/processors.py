@@ -51,7 +51,7 @@ def run_on_processor(processor: Processor, kernel: Kernel) -> Outcome:
 
 def _actions(processor: Processor, kernel: Actions) -> Outcome:
     """Each action at its cost, the whole at the processor's TDP."""
-    ns = {}
+    ns: dict[str, float] = {}
     for name, count in kernel.actions:
         if name not in processor.actions:
             raise InputError(

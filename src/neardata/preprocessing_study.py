@@ -71,7 +71,7 @@ def presto(
     p2p_read_kib: Sequence[int],
     p2p_write_kib: Sequence[int],
 ) -> Figures:
-    """Figures by name: ``latency_ms/UNIT/MODEL``, ``period_ms/UNIT/MODEL`` and what the paper makes of them."""
+    """Figures by name: ``latency_ms/UNIT/MODEL``, ``period_ms/UNIT/MODEL`` and what follows from them."""
     figures: Figures = {}
     cards = {name: load_preprocessor(name) for name in ("smartssd", "u280", "gpu")}
     runs: dict[tuple[str, str], UnitRun] = {}
@@ -204,7 +204,7 @@ def _alone(run: UnitRun) -> list[Any]:
     """Stages that take the time that copies leave: of each step, the one that takes longest."""
     decode = [s for s in run.stages if s.name == "parquet_decode"]
     rest = [s for s in run.stages if s.where in run.unit.pipelines.values() and s.name != "parquet_decode"]
-    return decode + [max(rest, key=lambda s: s.time_ps)]
+    return [*decode, max(rest, key=lambda s: s.time_ps)]
 
 
 def _rpc(run: UnitRun) -> int:
@@ -238,7 +238,9 @@ def _period_ps(core: Preprocessor, system: System, graph: Graph, label: str | No
     program = lower_whole(graph, rounds * n, many, system, label=label)
     report = run(program, system)
     ends = sorted(
-        end for task, end in zip(program.tasks, report.schedule.end, strict=True) if task.name.endswith("load")
+        end
+        for task, end in zip(program.tasks, report.schedule.end, strict=True)
+        if task.name.endswith("load")
     )
     return (ends[-1] - ends[n - 1]) / ((rounds - 1) * n)
 

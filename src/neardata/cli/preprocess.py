@@ -36,7 +36,8 @@ def preprocess(
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Most rows of a mini-batch: whole row groups. Default: the spec's.")
+        int | None,
+        typer.Option(min=1, help="Most rows of a mini-batch, of whole row groups. Default: the spec's."),
     ] = None,
     copies: Annotated[
         str | None, typer.Option(help="Copies of an FPGA's pipelines, or 'fit': as many as it holds.")
@@ -116,7 +117,9 @@ def _holds(unit: Preprocessor, system: System, path: Path) -> None:
 
     size, there = path.stat().st_size, system.capacity_bytes(unit.storage)
     if size > there:
-        raise InputError(f"its {size:,} bytes do not fit the storage of '{unit.name}', {there:,} bytes", file=path)
+        raise InputError(
+            f"its {size:,} bytes do not fit the storage of '{unit.name}', {there:,} bytes", file=path
+        )
 
 
 def _prepare(

@@ -46,7 +46,9 @@ class BatchFolder:
             except (OSError, ValueError):
                 raise InputError("does not tell what was prepared; give another folder", file=known) from None
             if found != self.what:
-                raise InputError("holds mini-batches of other data, spec or size; give another folder", file=path)
+                raise InputError(
+                    "holds mini-batches of other data, spec or size; give another folder", file=path
+                )
 
     def file(self, i: int) -> Path:
         """Of a mini-batch."""

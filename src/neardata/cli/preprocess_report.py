@@ -61,8 +61,8 @@ def _unit(run: UnitRun) -> dict[str, Any]:
         "busy": run.busy,
         "operators": [
             {
-                "name": s.name, "where": s.where or f"within {s.within}", "tasks": s.tasks, "values": s.values,
-                "cycles": s.cycles, "time_ns": s.time_ps / 1e3,
+                "name": s.name, "where": s.where or f"within {s.within}", "tasks": s.tasks,
+                "values": s.values, "cycles": s.cycles, "time_ns": s.time_ps / 1e3,
             }
             for s in run.stages
         ],
