@@ -18,6 +18,7 @@ from pathlib import Path
 from neardata.arch.config_file import ConfigFile
 from neardata.arch.errors import InputError, nearest
 from neardata.claims import PaperStudy, Verdict, judge, read_study
+from neardata.study import find_study
 from neardata.study_models import MODELS
 
 CLAIMS_ONLY = "claims-only"
@@ -43,6 +44,15 @@ def study_names() -> list[str]:
         for entry in folder.iterdir()
         if entry.name.endswith(".yaml") and "\nclaims:" in entry.read_text(encoding="utf-8")
     )
+
+
+def is_paper(what: str) -> bool:
+    """Whether a name or path is of a study with claims."""
+    path = find_study(what)
+    try:
+        return path is not None and "\nclaims:" in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def reproduce(name: str | Path) -> list[Verdict]:

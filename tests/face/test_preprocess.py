@@ -86,7 +86,8 @@ def test_mini_batches_are_what_the_operators_mean_and_counts_those_of_the_pages(
     (unit,) = record["units"]
     assert unit["energy_pj"] == pytest.approx(25e3 * unit["time_ns"])
     assert unit["samples_per_s"] == pytest.approx(200e9 / unit["time_ns"])
-    rows = list(csv.DictReader(Path("out/operators.csv").open()))
+    with Path("out/operators.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
     hashes = next(row for row in rows if row["name"] == "sigrid_hash")
     assert int(hashes["values"]) == record["work"]["sigrid_hash"]["hashes"] == 200 * 39
 

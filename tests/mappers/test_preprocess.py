@@ -1,4 +1,4 @@
-"""Preprocessing on units: programs that compute what they should, take what closed forms say, and break aloud."""
+"""Preprocessing on units: programs compute what they should, take what closed forms say, and break aloud."""
 
 from __future__ import annotations
 
@@ -289,7 +289,8 @@ def work_of_one(graph: Graph, name: str):  # type: ignore[no-untyped-def]
 def test_what_a_unit_has_nothing_for_is_told(tmp_path: Path) -> None:
     path = tmp_path / "hot.yaml"
     path.write_text(
-        "preprocessing:\n  hot:\n    kind: recsys\n    source: s\n    batch: 8\n    label: null\n    features:\n"
+        "preprocessing:\n  hot:\n    kind: recsys\n    source: s\n    batch: 8\n    label: null\n"
+        "    features:\n"
         "      a: {columns: [C1], output: dense, steps: [{op: fill_null, value: 0}, {op: one_hot, size: 3}]}\n"
     )
     spec = load_spec(str(path))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neardata.cli.options import Json
+
+if TYPE_CHECKING:
+    from neardata.reproduce import Reproduction
 
 
 def reproduce(
@@ -31,7 +34,11 @@ def reproduce(
             for known in names:
                 typer.echo(f"{known:22}{run_study(known).study.title}")
         return 0
-    found = run_study(name)
+    return tell(run_study(name), as_json=as_json)
+
+
+def tell(found: Reproduction, *, as_json: bool) -> int:
+    """Print claims and verdicts; 1 if a claim is missed."""
     missed = any(v.decision in ("missed", "differs from our arithmetic") for v in found.verdicts)
     if as_json:
         rows = [
@@ -52,7 +59,7 @@ def reproduce(
         ]
         typer.echo(json.dumps({"study": found.name, "title": found.study.title, "claims": rows}, indent=1))
         return 1 if missed else 0
-    _print(found.name)
+    _print(found)
     return 1 if missed else 0
 
 
@@ -65,14 +72,11 @@ def _mark(notes: list[str], reason: str) -> str:
     return f" \\[{notes.index(reason) + 1}]"
 
 
-def _print(name: str) -> None:
+def _print(found: Reproduction) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from neardata.reproduce import run_study
-
-    found = run_study(name)
     console = Console(highlight=False)
     console.print(f"[bold]{escape(found.study.title)}[/bold]  {escape(found.study.reference)}\n")
     table = Table(box=None, pad_edge=True, header_style="bold", show_edge=False)

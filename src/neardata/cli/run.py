@@ -56,14 +56,12 @@ def run(
     from neardata.cli.progress import interruptible
     from neardata.cli.results_folder import ResultsFolder
     from neardata.programs import read_program, told_in_program
+    from neardata.reproduce import is_paper
     from neardata.study import find_study, placed_in
 
     saved = read_program(what)
     if saved is not None:
-        options = {
-            "--system": systems, "--batch": batch, "--context": context, "--phase": phase,
-            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens, "--out": out,
-        }  # fmt: skip
+        options = _options(systems, batch, context, phase, weights, layers, new_tokens) | {"--out": out}
         for name, value in options.items():
             if value:
                 raise InputError("a saved program is run as it is", key=name)
@@ -78,6 +76,13 @@ def run(
         else:
             print_program(report)
         return 0
+    if is_paper(what):
+        from neardata.cli.paper import run_paper
+
+        for name, value in _options(systems, batch, context, phase, weights, layers, new_tokens).items():
+            if value:
+                raise InputError("a study of a paper is run as it is", key=name)
+        return run_paper(find_study(what), out, plots=plots, as_json=as_json)
     study = study_of(what, systems, batch, context, phase, weights, layers, new_tokens)
     folder = None if out is None else ResultsFolder(out)
     found: dict[tuple[str, int], dict[str, Any]] = {}
@@ -99,6 +104,11 @@ def run(
 
         print_study(study, done, partial=partial, out=out)
     return INTERRUPTED if partial else 0
+
+
+def _options(*values: Any) -> dict[str, Any]:
+    names = ("--system", "--batch", "--context", "--phase", "--weights", "--layers", "--new-tokens")
+    return dict(zip(names, values, strict=True))
 
 
 def study_of(
