@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from neardata.arch.preprocessor import Preprocessor
+from neardata.arch.storage import load_ssd
 from neardata.arch.system import StreamUnit, System
+from neardata.mappers.column_layout import ColumnLayout, lay_columns
 from neardata.mappers.preprocess import lower_batches
 from neardata.sim.program import Program, Stream, Task, Transfer
 from neardata.sim.system.engine import Costs, run
@@ -170,6 +172,15 @@ class UnitRun:
         counts = {group: self.system.count(group) for group in self.system.units}
         shares = {key: ps / self.time_ps / counts.get(key, 1) for key, ps in total.items()}
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+    @cached_property
+    def layout(self) -> ColumnLayout | None:
+        """Columns over the channels and dies of the unit's drive.
+
+        Raises:
+            InputError: they do not fit it.
+        """
+        return None if self.unit.drive is None else lay_columns(self.graphs, load_ssd(self.unit.drive))
 
     @property
     def binding(self) -> str:

@@ -13,7 +13,7 @@ from neardata.arch.link import load_link
 from neardata.arch.preprocessor import Preprocessor, load_preprocessor
 from neardata.arch.processor import load_processor
 from neardata.arch.system import System
-from neardata.mappers.preprocess import lower_whole
+from neardata.mappers.preprocess import lower_batches, lower_whole
 from neardata.preprocessing import UnitRun, most_copies, run_batches
 from neardata.sim.link.requests import blocking_request_ps
 from neardata.sim.system.engine import Costs, run
@@ -138,9 +138,12 @@ def core_costs(
     costs["log"] = costs["hash"]
     core = load_preprocessor("cpu")
 
+    program = lower_batches([graph], core, core_system(core, costs), label=label)
+
     def time_ns(byte: float) -> float:
-        system = core_system(core, costs | {"decode_byte": byte, "move_byte": byte})
-        return run_batches([graph], core, system, label=label).time_ps / 1000
+        return (
+            run(program, core_system(core, costs | {"decode_byte": byte, "move_byte": byte})).time_ps / 1000
+        )
 
     # the time is almost linear in the cost of a byte: straight lines through the last two
     old, byte = 0.0, (1 - transforms) * target_ns / work["parquet_decode"].bytes_in / 4

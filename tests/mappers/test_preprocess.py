@@ -291,7 +291,8 @@ def test_what_a_unit_has_nothing_for_is_told(tmp_path: Path) -> None:
     path.write_text(
         "preprocessing:\n  hot:\n    kind: recsys\n    source: s\n    batch: 8\n    label: null\n"
         "    features:\n"
-        "      a: {columns: [C1], output: dense, steps: [{op: fill_null, value: 0}, {op: one_hot, size: 3}]}\n"
+        "      a:\n        columns: [C1]\n        output: dense\n"
+        "        steps: [{op: fill_null, value: 0}, {op: one_hot, size: 3}]\n"
     )
     spec = load_spec(str(path))
     table = read_parquet(sample_path(), ["C1"])

@@ -12,6 +12,7 @@ from neardata.cli.quantities import rate, si_energy, si_time
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from neardata.mappers.column_layout import ColumnLayout
     from neardata.preprocessing import UnitRun
     from neardata.workloads.recsys import Spec
 
@@ -58,6 +59,7 @@ def _unit(run: UnitRun) -> dict[str, Any]:
         "energy_pj": run.energy_j * 1e12,
         "power_w": run.unit.power_w.model_dump(),
         "binding": run.binding,
+        "layout": None if run.layout is None else _layout(run.layout),
         "busy": run.busy,
         "operators": [
             {
@@ -67,6 +69,17 @@ def _unit(run: UnitRun) -> dict[str, Any]:
             for s in run.stages
         ],
     }  # fmt: skip
+
+
+def _layout(layout: ColumnLayout) -> dict[str, Any]:
+    used = [layout.channels_of(chunk) for chunk in layout.chunks if chunk.pages]
+    return {
+        "drive": layout.ssd.name,
+        "page_bytes": layout.ssd.flash.page_bytes,
+        "pages": layout.pages,
+        "pages_per_channel": layout.per_channel(),
+        "channels_of_a_read": sum(used) / max(len(used), 1),
+    }
 
 
 def print_report(console: Console, record: Mapping[str, Any], out: Path | None) -> None:
@@ -122,3 +135,10 @@ def _print_unit(console: Console, unit: Mapping[str, Any], timed: int, done: int
         f"\nenergy {si_energy(unit['energy_pj'])} at {unit['power_w']['value']:g} W ({basis})"
         f"\nbinding: {escape(unit['binding'])}; busy: {escape(shares)}"
     )
+    layout = unit["layout"]
+    if layout is not None:
+        channels = layout["pages_per_channel"]
+        console.print(
+            f"in flash: {layout['pages']:,} pages over {len(channels)} channels, {min(channels):,} to "
+            f"{max(channels):,} each; a read is on {layout['channels_of_a_read']:.1f} channels"
+        )
