@@ -1,6 +1,6 @@
 """What drives must reach, beside what they do: bus anchors, rows of MQSim, speed, start-up.
 
-    python benchmarks/ssd.py [anchors] [mqsim] [speed] [start]
+    python benchmarks/ssd.py [anchors] [mqsim] [products] [speed] [start]
 
 MQSim's rows are in tests/data/ssd/mqsim.csv. Closed loops of one simulated second are drawn by a generator of
 our own, so only statistics can agree; a streaming loop has nothing drawn but where it starts.
@@ -136,21 +136,56 @@ def anchors() -> None:
         print(f"  {dies} dies {must:>6} {ours:8.1f}  {'' if abs(ours / must - 1) < 0.01 else 'miss'}")
 
 
+# drive, order, bytes, depth, share of reads, what is published, its unit, whether the preset was set by it
+PRODUCTS: tuple[tuple[str, str, int, int, float, float, str, bool], ...] = (
+    ("980-pro", "sequential", 1 << 17, 32, 1, 7000, "MB/s", False),
+    ("980-pro", "sequential", 1 << 17, 32, 0, 5100, "MB/s", False),
+    ("980-pro", "random", 4096, 256, 1, 1e6, "IOPS", True),
+    ("zn540", "sequential", 1 << 17, 32, 1, 3200, "MB/s", False),
+    ("zn540", "sequential", 1 << 17, 32, 0, 2000, "MB/s", False),
+    ("zn540", "random", 4096, 128, 1, 450e3, "IOPS", True),
+    ("optane-p4800x", "random", 4096, 1, 1, 8.9, "us", True),
+    ("optane-p4800x", "random", 4096, 16, 1, 25.5, "us", True),
+    ("optane-p4800x", "sequential", 1 << 17, 16, 1, 2400, "MB/s", False),
+    ("smartssd", "sequential", 4096, 1, 1, 50, "MB/s", False),
+    ("smartssd", "sequential", 1 << 14, 1, 1, 310, "MB/s", False),
+    ("smartssd", "sequential", 1 << 17, 1, 1, 1210, "MB/s", False),
+    ("smartssd", "sequential", 1 << 20, 1, 1, 1590, "MB/s", False),
+)
+
+
+def products() -> None:
+    print("\nproducts: published, ours; the insides are mostly assumed; (set): the preset was set by it")
+    for name, order, size, depth, reads, must, unit, was_set in PRODUCTS:
+        ssd = load_ssd(name)
+        pattern = BlockPattern(order, size, reads, ssd.logical_sectors // 2)  # type: ignore[arg-type]
+        report = run_drive(ssd, Requests(*next(pattern.chunks(max(4000, 100 * depth)))), depth=depth)
+        ours = {"MB/s": report.mb_per_s, "IOPS": report.iops, "us": report.latencies().mean / 1000}[unit]
+        kind = "read" if reads else "write"
+        print(
+            f"  {name:<14}{order:<11}{size >> 10:>5} KiB {kind:<6}QD{depth:<4}{must:>10,.4g} {ours:>10,.4g}"
+            f" {unit:<5}"
+            f"{ours / must - 1:+7.1%}{' (set)' if was_set else ''}"
+        )
+
+
 def speed() -> None:
-    print("\nflash commands per CPU second: must 2 M, aim 10 M")
+    print("\nflash commands per CPU second, best of three: must 2 M, aim 10 M")
     for name, size, depth, reads in (
         ("mqsim-c1", 4096, 32, 1.0), ("mqsim-c1", 16384, 32, 1.0), ("mqsim-c1", 1 << 17, 32, 1.0),
         ("mqsim-c1", 4096, 32, 0.7), ("cambricon-llm-s", 1 << 20, 32, 1.0),
     ):  # fmt: skip
         ssd = load_ssd(name)
-        n = max(2_000_000 * 4096 // size, 20_000)
+        n = max(1_000_000 * 4096 // size, 10_000)
         space = int(ssd.logical_sectors * 0.05)
         op, lba, sectors = next(BlockPattern("random", size, reads, space).chunks(n))
         few = Requests(op[:100], lba[:100], sectors[:100])
         run_drive(ssd, few, depth=depth)
-        before = time.process_time()
-        report = run_drive(ssd, Requests(op, lba, sectors), depth=depth)
-        cpu = time.process_time() - before
+        cpu = 1e9
+        for _ in range(3):
+            before = time.process_time()
+            report = run_drive(ssd, Requests(op, lba, sectors), depth=depth)
+            cpu = min(cpu, time.process_time() - before)
         pages = report.use.counts["pages_read"] + report.use.counts["pages_programmed"]
         print(
             f"  {name:<16}{size >> 10:>5} KiB, {reads:.0%} reads:"
@@ -164,28 +199,30 @@ def speed() -> None:
         kind="read", channel=rng.integers(0, 8, n), die=rng.integers(0, 4, n), plane=rng.integers(0, 2, n),
         page=rng.integers(0, 256, n), bytes_out=4096, arrive_ns=np.arange(n) * 2000.0,
     )  # fmt: skip
-    before = time.process_time()
-    alone = run_transactions(ssd, tx)
-    print(
-        f"  transactions alone: {alone.use.commands / 1e6 / (time.process_time() - before):.2f} M commands/s"
-    )
+    cpu = 1e9
+    for _ in range(3):
+        before = time.process_time()
+        alone = run_transactions(ssd, tx)
+        cpu = min(cpu, time.process_time() - before)
+    print(f"  transactions alone: {alone.use.commands / cpu / 1e6:.2f} M commands/s")
 
 
 def start() -> None:
     """A fresh process with a 4 TB drive and one request; imports and compiled kernels are taken off."""
     print("\nstart of a 4 TB drive: must 0.5 CPU s, 300 MB")
     code = (
-        "import resource, time, numpy as np\n"
+        "import time, numpy as np\n"
         "from neardata.arch.storage import load_ssd\n"
         "from neardata.sim.storage.drive import *\n"
         "one = Requests(np.array([READ]), np.array([0]), np.array([8]))\n"
         "run_drive(load_ssd('mqsim-c1', {'flash.blocks_per_plane': 64}), one, depth=1)\n"
-        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak_kb = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+        "base = peak_kb()\n"
         "ssd = load_ssd('smartssd')\n"
         "t = time.process_time()\n"
         "run_drive(ssd, one, depth=1)\n"
         "t = time.process_time() - t\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak = peak_kb()\n"
         "print(f'  {ssd.flash.raw_bytes / 1e12:.2f} TB: {t:.2f} CPU s, {peak / 1024:.0f} MB in all,'\n"
         "      f' {(peak - base) / 1024:.0f} MB of it for the drive')\n"
     )
@@ -193,7 +230,7 @@ def start() -> None:
 
 
 if __name__ == "__main__":
-    parts = {"anchors": anchors, "mqsim": mqsim, "speed": speed, "start": start}
+    parts = {"anchors": anchors, "mqsim": mqsim, "products": products, "speed": speed, "start": start}
     for part in sys.argv[1:] or parts:
         parts[part]()
     print(

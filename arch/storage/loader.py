@@ -36,7 +36,7 @@ def load_ssd(name: str, overrides: Mapping[str, Any] | None = None) -> Ssd:
     >>> load_ssd("mqsim-c1", {"bus.mt_per_s": 0})
     Traceback (most recent call last):
     ...
-    neardata.arch.errors.InputError: bus.mt_per_s: must be greater than 0, got 0
+    neardata.arch.errors.InputError: bus.mt_per_s: must be above 0, got 0
     """
     if name.endswith(".xml"):
         from neardata.arch.storage.mqsim_xml import read_mqsim_xml

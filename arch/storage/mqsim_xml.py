@@ -177,7 +177,7 @@ def read_mqsim_xml(path: Path, overrides: Mapping[str, Any]) -> Ssd:
     try:
         return TypeAdapter(Ssd).validate_python(data)
     except ValidationError as failure:
-        keys, message = first_problem(Ssd, failure)
+        keys, message = first_problem(Ssd, failure, data)
         key = ".".join(map(str, keys))
         name = places.get(key, "")
         if name and key not in overrides:

@@ -403,7 +403,7 @@ def _map(s, i, now):
     m[M_MISSES] += 1
     page = lpa // d[D_ENTRIES]
     if slot == NONE:
-        if t_wk(s)[L_COUNT] >= len(t_we(s)):
+        if t_wk(s)[L_COUNT] >= s[WE_ROWS]:
             _evict_entry(s, now)
         slot = insert(t_wt(s), t_we(s), t_wk(s), lpa)
         t_we(s)[slot, STATUS] = WAITING
@@ -476,7 +476,7 @@ def _cache_write(s, i, now):
             touch(t_ce(s), t_ck(s), slot)
             m[M_CACHE_HITS] += 1
         else:
-            if t_ck(s)[L_COUNT] >= len(t_ce(s)):
+            if t_ck(s)[L_COUNT] >= s[CE_ROWS]:
                 old = t_ck(s)[L_TAIL]
                 if t_ce(s)[old, STATUS] == DIRTY_ENTRY:
                     size = _ones(t_ce(s)[old, BITS])
@@ -976,7 +976,7 @@ def run_drive(s, n):
             m[M_NOW] = now = at
         m[M_MIDDLE] = 0
         while g[HEAP] and h[0, 0] == now:
-            if m[M_FREE_N] < d[D_MARGIN] + m[M_WAITING] or g[HEAP] + 2 * d[D_MARGIN] > len(h):
+            if m[M_FREE_N] < d[D_MARGIN] + m[M_WAITING] or g[HEAP] + 2 * d[D_MARGIN] > s[H_ROWS]:
                 m[M_MIDDLE] = 1
                 return WANTS_ROOM
             code = pop(h, g)
@@ -990,7 +990,7 @@ def run_drive(s, n):
                 _host_event(s, kind, code & ((1 << E_SHIFT) - 1), now)
         if d[D_DEPTH] == 0:
             while m[M_NEXT] < n and r[m[M_NEXT], ARRIVE] == now:
-                if g[HEAP] + 2 * d[D_MARGIN] > len(h):
+                if g[HEAP] + 2 * d[D_MARGIN] > s[H_ROWS]:
                     m[M_MIDDLE] = 1
                     return WANTS_ROOM
                 _send_command(s, m[M_NEXT], now)

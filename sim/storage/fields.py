@@ -173,3 +173,5 @@ TABLES = (
     "seen",
 )
 """In the order of their addresses."""
+H_ROWS, WE_ROWS, CE_ROWS = (2 * TABLES.index(name) + 1 for name in ("h", "we", "ce"))
+"""Where among the addresses a table's rows are told."""

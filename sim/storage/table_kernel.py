@@ -14,8 +14,11 @@ from numba.np.arrayobj import make_array, populate_array
 from neardata.sim.storage import fields as f
 
 
-def _table(name, columns=0, dtype=types.int64):
-    """What gives table ``name`` of ``columns`` columns, or of one dimension."""
+def _table(name, columns=0, dtype=types.int64, sized=False):
+    """What gives table ``name`` of ``columns`` columns, or of one dimension.
+
+    Where it is not ``sized`` its length reads 0: what Numba does for indices from the end then costs nothing.
+    """
     k = f.TABLES.index(name)
     kind = types.Array(dtype, 2 if columns else 1, "C")
 
@@ -29,6 +32,8 @@ def _table(name, columns=0, dtype=types.int64):
             )
             result = make_array(kind)(context, builder)
             size = context.get_constant(types.intp, dtype.bitwidth // 8)
+            if not sized:
+                rows = context.get_constant(types.intp, 0)
             shape, strides = [rows], [size]
             if columns:
                 shape = [rows, context.get_constant(types.intp, columns)]
@@ -73,6 +78,6 @@ t_wk = _table("wk")
 t_ck = _table("ck")
 t_l2p = _table("l2p", dtype=types.int32)
 t_p2l = _table("p2l", dtype=types.int32)
-t_wt = _table("wt", dtype=types.int32)
-t_ct = _table("ct", dtype=types.int32)
+t_wt = _table("wt", dtype=types.int32, sized=True)
+t_ct = _table("ct", dtype=types.int32, sized=True)
 t_seen = _table("seen", dtype=types.int32)

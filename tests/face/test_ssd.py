@@ -82,7 +82,7 @@ def test_drives_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "message"),
     [
         (["-d", "mqsim-c9"], "unknown drive 'mqsim-c9'; did you mean"),
-        (["--set", "bus.mt_per_s=0"], "bus.mt_per_s: must be greater than 0"),
+        (["--set", "bus.mt_per_s=0"], "bus.mt_per_s: must be above 0"),
         (["--set", "bus.mt_per_s"], "expected key=value"),
         (["--set", "bus.mts=3"], "bus.mts: cannot be set on mqsim-c1"),
         (["--set", "flash.blocks_per_plane=2"], "too few"),

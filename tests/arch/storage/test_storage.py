@@ -64,19 +64,19 @@ def test_cambricon_llm_is_table_ii() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("bus.mt_per_s", 0, "bus.mt_per_s: must be greater than 0, got 0"),
+        ("bus.mt_per_s", 0, "bus.mt_per_s: must be above 0, got 0"),
         ("bus.mt_per_s", 1.5, "bus.mt_per_s: must be a whole number"),
         ("bus.width_bits", 12, "bus.width_bits"),
         ("flash.read_ns", [], "at least one page type"),
-        ("flash.read_ns", [-1], "flash.read_ns.0: must be greater than 0"),
+        ("flash.read_ns", [-1], "flash.read_ns.0: must be above 0"),
         ("flash.page_bytes", 5000, "flash.page_bytes: must be a multiple of 512"),
-        ("flash.channels", 63, "flash.channels: must be less than or equal to 62"),
+        ("flash.channels", 63, "flash.channels: must be at most 62"),
         ("flash.dies_per_chip", 40, "at most 62 chips, dies or independent planes"),
         ("flash.blocks_per_plane", 10, "flash.blocks_per_plane: 10 are too few"),
         ("mapping.allocation", "CWDD", "an order of C, W, D and P"),
-        ("mapping.over_provisioning", 1.0, "must be less than 1"),
-        ("host.lane_gb_per_s", -2, "must be greater than 0"),
-        ("controller.latency_ns", -5, "must be greater than or equal to 0"),
+        ("mapping.over_provisioning", 1.0, "must be below 1"),
+        ("host.lane_gb_per_s", -2, "must be above 0"),
+        ("controller.latency_ns", -5, "must be at least 0"),
         ("flash.reed_ns", 3, "did you mean"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     line = text[: text.index("mt_per_s: 0")].count("\n") + 1
     with pytest.raises(
-        InputError, match=rf"mine.yaml:{line}: ssds.mqsim-c0.bus.mt_per_s: must be greater than 0"
+        InputError, match=rf"mine.yaml:{line}: ssds.mqsim-c0.bus.mt_per_s: must be above 0"
     ):
         load_ssd(f"{tmp_path}/mine.yaml:mqsim-c0")
 
@@ -116,7 +116,7 @@ def test_mqsims_xml(tmp_path: Path) -> None:
             "Channel_Transfer_Rat",
             "xml:13: Channel_Transfer_Rat: unknown key; did you mean",
         ),
-        (">533<", ">0<", "xml:13: Channel_Transfer_Rate: must be greater than 0, got 0"),
+        (">533<", ">0<", "xml:13: Channel_Transfer_Rate: must be above 0, got 0"),
         (">533<", ">fast<", "xml:13: Channel_Transfer_Rate: must be a number, got 'fast'"),
         (">NVME<", ">SATA<", "xml:8: HostInterface_Type: 'SATA' is not supported; only NVME"),
         (">GREEDY<", ">RANDOM_P<", "xml:10: GC_Block_Selection_Policy: 'RANDOM_P' is not known"),
