@@ -58,8 +58,8 @@ class Preprocessor(StrictModel):
     power_w: Constant
     """Of the whole unit at work."""
     drive: str | None = None
-    """The drive of an ``isp`` unit, a name of `neardata.arch.storage.ssd_names` or a file: columns are laid over
-    its channels and dies; its time is in the link and the worker's requests."""
+    """The drive of an ``isp`` unit, a name of `neardata.arch.storage.ssd_names` or a file: columns are laid
+    over its channels and dies; its time is in the link and the worker's requests."""
     source: str
 
     def load_system(self, overrides: Mapping[str, Any] | None = None) -> System:
