@@ -18,7 +18,6 @@ from pathlib import Path
 from neardata.arch.config_file import ConfigFile
 from neardata.arch.errors import InputError, nearest
 from neardata.claims import PaperStudy, Verdict, judge, read_study
-from neardata.study import find_study
 from neardata.study_models import MODELS
 
 CLAIMS_ONLY = "claims-only"
@@ -46,13 +45,10 @@ def study_names() -> list[str]:
     )
 
 
-def is_paper(what: str) -> bool:
-    """Whether a name or path is of a study with claims."""
-    path = find_study(what)
-    try:
-        return path is not None and "\nclaims:" in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
+def study_title(name: str) -> str:
+    """Of a study that ships, without running it."""
+    with resources.as_file(resources.files("neardata.studies") / f"{name}.yaml") as path:
+        return read_study(path)[0].title
 
 
 def reproduce(name: str | Path) -> list[Verdict]:

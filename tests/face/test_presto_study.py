@@ -9,7 +9,7 @@ from neardata.arch.processor import load_processor
 from neardata.cli.app import run
 from neardata.preprocessing import run_batches
 from neardata.preprocessing_study import core_costs, core_system, graph_of_model
-from neardata.reproduce import is_paper, run_study
+from neardata.reproduce import run_study
 
 MODELS = ("rm1", "rm2", "rm3", "rm4", "rm5")
 
@@ -71,7 +71,6 @@ def test_verdicts(figures: dict[str, float]) -> None:
 
 
 def test_run_runs_studies_of_papers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert is_paper("sn40l.yaml") and not is_paper("quickstart.yaml") and not is_paper("none.yaml")
     assert run(["run", "sn40l.yaml", "--batch", "2"]) == 2
     assert "--batch: a study of a paper is run as it is" in capsys.readouterr().err
     assert run(["run", "sn40l.yaml", "--out", "no/such/folder"]) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neardata.arch.errors import InputError
 from neardata.cli.output import text_file, whole_file
-from neardata.cli.reproduce import tell
+from neardata.cli.reproduce import report
 
 
 def run_paper(path: Path | None, out: Path | None, *, plots: bool, as_json: bool) -> int:
@@ -47,4 +47,4 @@ def run_paper(path: Path | None, out: Path | None, *, plots: bool, as_json: bool
 
             with whole_file(out / "presto.png") as temporary:
                 draw(found.figures, temporary)
-    return tell(found, as_json=as_json)
+    return report(found, as_json)

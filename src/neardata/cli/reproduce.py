@@ -24,7 +24,7 @@ def reproduce(
 
     Exit code 1 if a claim is missed, or differs from our own arithmetic.
     """
-    from neardata.reproduce import run_study, study_names
+    from neardata.reproduce import run_study, study_names, study_title
 
     if name is None:
         names = study_names()
@@ -32,34 +32,34 @@ def reproduce(
             typer.echo(json.dumps(names))
         else:
             for known in names:
-                typer.echo(f"{known:22}{run_study(known).study.title}")
+                typer.echo(f"{known:22}{study_title(known)}")
         return 0
-    return tell(run_study(name), as_json=as_json)
+    return report(run_study(name), as_json)
 
 
-def tell(found: Reproduction, *, as_json: bool) -> int:
-    """Print claims and verdicts; 1 if a claim is missed."""
+def report(found: Reproduction, as_json: bool) -> int:
+    """Print a study that was run; 1 if a claim is missed."""
     missed = any(v.decision in ("missed", "differs from our arithmetic") for v in found.verdicts)
-    if as_json:
-        rows = [
-            {
-                "claim": v.claim.claim,
-                "value": v.claim.value,
-                "unit": v.claim.unit,
-                "condition": v.claim.condition,
-                "where": v.claim.where,
-                "trust": v.claim.trust,
-                "ours": v.ours,
-                "difference": v.difference,
-                "verdict": v.decision,
-                "reason": v.reason,
-                "assumed": list(v.assumed),
-            }
-            for v in found.verdicts
-        ]
-        typer.echo(json.dumps({"study": found.name, "title": found.study.title, "claims": rows}, indent=1))
+    if not as_json:
+        _print(found)
         return 1 if missed else 0
-    _print(found)
+    rows = [
+        {
+            "claim": v.claim.claim,
+            "value": v.claim.value,
+            "unit": v.claim.unit,
+            "condition": v.claim.condition,
+            "where": v.claim.where,
+            "trust": v.claim.trust,
+            "ours": v.ours,
+            "difference": v.difference,
+            "verdict": v.decision,
+            "reason": v.reason,
+            "assumed": list(v.assumed),
+        }
+        for v in found.verdicts
+    ]
+    typer.echo(json.dumps({"study": found.name, "title": found.study.title, "claims": rows}, indent=1))
     return 1 if missed else 0
 
 

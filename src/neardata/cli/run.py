@@ -53,18 +53,29 @@ def run(
 ) -> int:
     """Run a language model's step on near-data systems: time, energy, and where they went."""
     from neardata.arch.errors import InputError
+    from neardata.claims import is_paper_study
     from neardata.cli.progress import interruptible
     from neardata.cli.results_folder import ResultsFolder
     from neardata.programs import read_program, told_in_program
-    from neardata.reproduce import is_paper
     from neardata.study import find_study, placed_in
 
-    saved = read_program(what)
-    if saved is not None:
-        options = _options(systems, batch, context, phase, weights, layers, new_tokens) | {"--out": out}
+    saved, path = read_program(what), find_study(what)
+    paper = path is not None and is_paper_study(path)
+    if saved is not None or paper:
+        options = {
+            "--system": systems, "--batch": batch, "--context": context, "--phase": phase,
+            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens,
+            "--out": None if paper else out,
+        }  # fmt: skip
+        kind = "a study of a paper" if paper else "a saved program"
         for name, value in options.items():
             if value:
-                raise InputError("a saved program is run as it is", key=name)
+                raise InputError(f"{kind} is run as it is", key=name)
+    if paper:
+        from neardata.cli.paper import run_paper
+
+        return run_paper(path, out, plots=plots, as_json=as_json)
+    if saved is not None:
         from neardata.cli.run_report import print_program
         from neardata.results import program_record
         from neardata.sim.system.engine import run as run_program
@@ -76,19 +87,12 @@ def run(
         else:
             print_program(report)
         return 0
-    if is_paper(what):
-        from neardata.cli.paper import run_paper
-
-        for name, value in _options(systems, batch, context, phase, weights, layers, new_tokens).items():
-            if value:
-                raise InputError("a study of a paper is run as it is", key=name)
-        return run_paper(find_study(what), out, plots=plots, as_json=as_json)
     study = study_of(what, systems, batch, context, phase, weights, layers, new_tokens)
     folder = None if out is None else ResultsFolder(out)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     with interruptible() as stop:
         try:
-            with placed_in(find_study(what)):
+            with placed_in(path):
                 partial = _work(study, folder, found, stop.is_set)
         except InputError:
             if folder is not None:
@@ -104,11 +108,6 @@ def run(
 
         print_study(study, done, partial=partial, out=out)
     return INTERRUPTED if partial else 0
-
-
-def _options(*values: Any) -> dict[str, Any]:
-    names = ("--system", "--batch", "--context", "--phase", "--weights", "--layers", "--new-tokens")
-    return dict(zip(names, values, strict=True))
 
 
 def study_of(
