@@ -99,7 +99,7 @@ class StorageUnit(StrictModel):
 
 
 class StreamUnit(StrictModel):
-    """An FPGA with streaming pipelines, and its memory. It runs one task at a time."""
+    """An FPGA with streaming pipelines, and its memory."""
 
     kind: Literal["stream"]
     pipelines: Annotated[dict[str, str], Field(min_length=1)]
@@ -110,6 +110,8 @@ class StreamUnit(StrictModel):
     """A name of `neardata.arch.stream.fpga_names`, or a file: all pipelines must fit it together."""
     fidelity: Literal["analytic", "cycle"] = "analytic"
     """Of memory ports: by rate and latency, or request by request."""
+    side_by_side: bool = False
+    """Each pipeline runs a task at a time, beside the others; otherwise the unit runs one at a time."""
     count: Count = 1
     overrides: dict[str, Any] = Field(default_factory=dict)
     """``{"image.replicas.count": 2}``: a key of a pipeline, behind its name here."""
