@@ -112,7 +112,7 @@ def _known(given: object) -> object:
 
 
 Experts = Annotated[
-    Annotated[Literal["split", "spread"], Tag("whole")] | Annotated[Policy, Tag("offloaded")],
+    Annotated[Literal["split", "spread", "balanced"], Tag("whole")] | Annotated[Policy, Tag("offloaded")],
     Discriminator(_form),
     BeforeValidator(_known),
 ]
