@@ -33,10 +33,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from layers import LAYERS, PASSES, attention_us, experts_us, layer_us, passes_us
+
 from neardata.arch.link import Link, load_link
 from neardata.arch.processor import Processor, load_processor
 from neardata.sim.link import all_reduce, send_recv
-from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul, total
+from neardata.sim.processor import attention, elementwise, expert_matmul, matmul, total
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "processor"
 Rows = list[dict[str, str]]
@@ -89,115 +91,42 @@ def a100_linear(gpu: Processor, model: Callable[[str], bool]) -> list[Pair]:
 # RTX PRO 6000: layers of two models
 
 
-@dataclass(frozen=True)
-class Dims:
-    hidden: int
-    feed_forward: int
-    heads: int
-    kv_heads: int
-    width: int
-    vocabulary: int
-
-
-RTX_MODELS = {
-    "llama": Dims(4096, 14336, 32, 8, 128, 128256),
-    "qwen": Dims(2048, 768, 32, 4, 128, 151936),
-}
+RTX_MODELS = {"llama": "llama-3.1-8b", "qwen": "qwen3-30b-a3b"}
 RTX_SMALL = 16
 """Element-wise layers of so many tokens take a launch and nothing else to speak of."""
 
 
-def product(gpu: Processor, m: int, n: int, k: int) -> Cost:
-    return matmul(gpu, m, n, k, weight_format="bf16", activation_dtype="bf16")
-
-
-def expert_product(gpu: Processor, tokens: list[int], n: int, k: int) -> Cost:
-    return expert_matmul(gpu, tokens, n, k, weight_format="bf16", activation_dtype="bf16")
-
-
-def rtx_layer(gpu: Processor, dims: Dims, layer: str, tokens: int) -> Cost:
-    query, key = dims.heads * dims.width, dims.kv_heads * dims.width
-    match layer:
-        case "qkv_proj":
-            return product(gpu, tokens, query + 2 * key, dims.hidden)
-        case "o_proj":
-            return product(gpu, tokens, dims.hidden, query)
-        case "gate_up_proj":
-            return product(gpu, tokens, 2 * dims.feed_forward, dims.hidden)
-        case "down_proj":
-            return product(gpu, tokens, dims.hidden, dims.feed_forward)
-        case "lm_head":
-            return product(gpu, tokens, dims.vocabulary, dims.hidden)
-        case "act_fn":
-            return elementwise(gpu, 4 * tokens * dims.feed_forward, 2 * tokens * dims.feed_forward)
-        case "final_layernorm":
-            # with the residual, read and written; since it was written, weights of more bytes than the
-            # cache has went through it
-            row = 2 * tokens * dims.hidden
-            return elementwise(gpu, 2 * row, 2 * row, memory_bytes=row)
-        case "layernorm":  # the mean of two, the first of which has no residual in a model of one layer
-            return elementwise(gpu, 3 * tokens * dims.hidden, 3 * tokens * dims.hidden)
-        case "rotary_emb":
-            return elementwise(gpu, 2 * tokens * (query + key), 2 * tokens * (query + key))
-        case "embedding":
-            return elementwise(gpu, 2 * tokens * dims.hidden, 2 * tokens * dims.hidden)
-    raise ValueError(layer)
-
-
-def rtx_qk_norm_us(gpu: Processor, dims: Dims, tokens: int) -> float:
-    """The mean of two kernels, queries' and keys': the profile divides by the calls."""
-    times = []
-    for heads in (dims.heads, dims.kv_heads):
-        size = 2 * tokens * heads * dims.width
-        times.append(elementwise(gpu, size, size, rows=tokens * heads).time_ps / 1e6)
-    return sum(times) / 2
-
-
-def rtx_attention(gpu: Processor, dims: Dims, row: Mapping[str, str]) -> Cost:
+def rtx_attention_us(gpu: Processor, model: str, row: Mapping[str, str]) -> float:
     """A batch of at most one chunk of a prompt and of sequences that decode."""
     chunk, before, decoding, context = (
         int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
     )
     prompts = (chunk,) if chunk else ()
-    return attention(
-        gpu,
-        (*prompts, *(1,) * decoding),
-        (*(c + before for c in prompts), *(context,) * decoding),
-        dims.heads,
-        dims.kv_heads,
-        dims.width,
-        dims.width,
-        kv_format="bf16",
-        activation_dtype="bf16",
-    )
+    queries = (*prompts, *(1,) * decoding)
+    return attention_us(gpu, model, queries, (*(c + before for c in prompts), *(context,) * decoding))
 
 
-def rtx_experts(gpu: Processor, dims: Dims, tokens: int, active: int) -> Cost:
-    """Qwen3's experts, eight a token, evenly over the active ones; routing is not in it."""
+def rtx_experts_us(gpu: Processor, tokens: int, active: int) -> float:
+    """Qwen3's experts, eight a token, evenly over the active ones."""
     pairs = 8 * tokens
     each = [pairs // active + (i < pairs % active) for i in range(active)]
-    return total(
-        (
-            expert_product(gpu, each, 2 * dims.feed_forward, dims.hidden),
-            elementwise(gpu, 4 * pairs * dims.feed_forward, 2 * pairs * dims.feed_forward),
-            expert_product(gpu, each, dims.hidden, dims.feed_forward),
-            elementwise(gpu, 2 * pairs * dims.hidden, 2 * tokens * dims.hidden),
-        )
-    )
+    return experts_us(gpu, RTX_MODELS["qwen"], (*each, *(0,) * (128 - active)))
 
 
+RTX_LAUNCHED = ("act_fn", "embedding", "final_layernorm", "layernorm")
+"""Layers of Llama whose kernels `lower` has one for one: of these few tokens show the launch."""
 MATRIX_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head")
 
 
 def rtx_fitted(model: str, layer: str, tokens: int) -> bool:
     """Whether a constant was fitted to this row."""
-    return model == "llama" and layer not in MATRIX_LAYERS and tokens <= RTX_SMALL
+    return model == "llama" and layer in RTX_LAUNCHED and tokens <= RTX_SMALL
 
 
 def rtx_dense(gpu: Processor, fitted: bool) -> dict[str, list[Pair]]:
     """Microseconds, by model and layer."""
     families: dict[str, list[Pair]] = {}
-    for model, dims in RTX_MODELS.items():
+    for model, name in RTX_MODELS.items():
         dense = [(r["layer"], int(r["tokens"]), r) for r in rows_of(f"rtxpro6000_{model}_dense.csv")]
         heads = [
             (r["layer"], int(r["sequences"]), r)
@@ -206,27 +135,40 @@ def rtx_dense(gpu: Processor, fitted: bool) -> dict[str, list[Pair]]:
         ]
         for layer, tokens, row in dense + heads:
             if rtx_fitted(model, layer, tokens) == fitted:
-                if layer == "qk_norm":
-                    us = rtx_qk_norm_us(gpu, dims, tokens)
-                else:
-                    us = rtx_layer(gpu, dims, layer, tokens).time_ps / 1e6
+                us = layer_us(gpu, name, layer, tokens)
                 families.setdefault(f"{model} {layer}", []).append((us, float(row["time_us"])))
+    return families
+
+
+def rtx_passes(gpu: Processor) -> dict[str, list[Pair]]:
+    """Microseconds of all passes over data of a layer and the head, fused as in every run, against the
+    sum of the profile's kernels."""
+    families: dict[str, list[Pair]] = {}
+    for model, name in RTX_MODELS.items():
+        times: dict[int, dict[str, float]] = {}
+        for row in rows_of(f"rtxpro6000_{model}_dense.csv"):
+            calls = LAYERS[row["layer"]].calls
+            times.setdefault(int(row["tokens"]), {})[row["layer"]] = calls * float(row["time_us"])
+        families[f"{model} passes, fused"] = [
+            (passes_us(gpu, name, tokens), sum(by_layer[layer] for layer in PASSES if layer in by_layer))
+            for tokens, by_layer in times.items()
+        ]
     return families
 
 
 def rtx_others(gpu: Processor) -> dict[str, list[Pair]]:
     """Microseconds of attention and experts, by model and kind."""
     families: dict[str, list[Pair]] = {}
-    for model, dims in RTX_MODELS.items():
+    for model, name in RTX_MODELS.items():
         for row in rows_of(f"rtxpro6000_{model}_attention.csv"):
             kind = "decode" if row["prefill_chunk"] == "0" else "mixed"
             kind = "prefill" if row["n_decode"] == "0" else kind
             families.setdefault(f"{model} attention, {kind}", []).append(
-                (rtx_attention(gpu, dims, row).time_ps / 1e6, float(row["time_us"]))
+                (rtx_attention_us(gpu, name, row), float(row["time_us"]))
             )
     families["qwen experts"] = [
         (
-            rtx_experts(gpu, RTX_MODELS["qwen"], int(r["tokens"]), int(r["activated_experts"])).time_ps / 1e6,
+            rtx_experts_us(gpu, int(r["tokens"]), int(r["activated_experts"])),
             float(r["time_us"]),
         )
         for r in rows_of("rtxpro6000_qwen_moe.csv")
@@ -252,6 +194,16 @@ def nvlink(link: Link, collective: str, ranks: int) -> list[Pair]:
 
 
 # Splitwise: two models on A100 and H100
+
+
+@dataclass(frozen=True)
+class Dims:
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    width: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -403,12 +355,11 @@ def fit_rtx(a100: Constants) -> Constants:
 
 def fit_rtx_rows() -> Constants:
     """``row_ns``, with the preset's launch."""
-    dims = Dims(hidden=5120, feed_forward=25600, heads=64, kv_heads=8, width=128, vocabulary=151936)
     rows = rows_of("rtxpro6000_qwen32b_qk_norm.csv")
 
     def predict(constants: Constants) -> list[Pair]:
         gpu = load_processor("rtx-pro-6000", {"compute.row_ns.value": constants["row_ns"]})
-        return [(rtx_qk_norm_us(gpu, dims, int(r["tokens"])), float(r["time_us"])) for r in rows]
+        return [(layer_us(gpu, "qwen3-32b", "qk_norm", int(r["tokens"])), float(r["time_us"])) for r in rows]
 
     return fit(("row_ns",), {"row_ns": 100.0}, predict)
 

@@ -103,7 +103,7 @@ def qwen_32b(fraction: float | None = None) -> tuple[list[Logged], ServingReport
 
 def qwen_experts() -> tuple[list[Logged], ServingReport]:
     rows = log("qwen")
-    costs = ExpertParallelCosts(load_model("qwen3-30b-a3b"), two_cards())
+    costs = ExpertParallelCosts(load_model("qwen3-30b-a3b"), two_cards(), limits=Limits())
     return rows, replay(rows, costs, costs.blocks(), 2)
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from neardata.arch.errors import InputError
 
 
+_GRAPH_MOST = 512
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of one replica, as vLLM's ``max_num_batched_tokens``, ``max_num_seqs`` and KV blocks.
@@ -36,6 +39,16 @@ class Limits:
                 f"{self.tokens} tokens a step do not give each of {self.sequences} sequences one",
                 key="tokens",
             )
+
+    @property
+    def graph_tokens(self) -> int:
+        """New tokens up to which a step is a recorded graph: twice the sequences, at most 512, as vLLM has
+        it (``max_cudagraph_capture_size``).
+
+        >>> Limits(sequences=128).graph_tokens, Limits(sequences=1000).graph_tokens
+        (256, 512)
+        """
+        return min(2 * self.sequences, _GRAPH_MOST)
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks that hold so many tokens."""
