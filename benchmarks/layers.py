@@ -3,8 +3,8 @@
 A profile times kernels of a model of one layer. Here that model is lowered as for any run, and each kernel of
 the profile is the tasks that do the same. Where `lower` fuses more than vLLM does (a norm with the
 embedding before it, a norm of queries with their rotation), the kernel is that of a program lowered
-with ``fuse: false``, so that like is compared with like; what the fused program takes is compared with the sum of
-the profile's kernels (`PASSES`).
+with ``fuse: false``, so that like is compared with like; what the fused program takes is compared with the
+sum of the profile's kernels (`PASSES`).
 """
 
 from __future__ import annotations

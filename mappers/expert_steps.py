@@ -102,7 +102,8 @@ class ExpertLayer:
 def _share(kernel: Elementwise, tokens: int, total: int) -> Elementwise:
     """The part of some tokens in a pass over the data of ``total``."""
     sizes = (kernel.read_bytes, kernel.write_bytes, kernel.operations, kernel.memory_bytes, kernel.rows)
-    return Elementwise(*(size * tokens // total for size in sizes))
+    read, write, operations, memory, rows = (size * tokens // total for size in sizes)
+    return Elementwise(read, write, operations, memory, rows)
 
 
 def _operand(graph: Graph, tensor: str, place: str, shard: Shard) -> Operand:

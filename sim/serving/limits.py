@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from neardata.arch.errors import InputError
 
-
 _GRAPH_MOST = 512
 
 

@@ -34,7 +34,7 @@ from neardata.workloads.llm.routing import Routing, Uniform
 
 MEMORY_SHARE = 0.9
 """Of a device's memory that vLLM uses (``gpu_memory_utilization``)."""
-HOST_PS = 690_000_000
+HOST_PS = 730_000_000
 """Time of a step beyond the kernels of its graph: sampling, inputs copied, tokens handed over.
 Calibrated: the mean time between tokens of the first 100 of 300 requests that vLLM 0.19 served with
 Llama-3.1-8B on one RTX PRO 6000 (``python benchmarks/serving.py calibrate``), and nothing else."""
