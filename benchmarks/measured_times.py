@@ -188,7 +188,7 @@ def measured_lines() -> list[list[str]]:
 
     return [
         errors("A100, linear layers (Vidur)", held, a100()),
-        errors("RTX PRO 6000, layers (vLLM's profile)", as_run, [*families, *together]),
+        errors("RTX PRO 6000, layers (vLLM's profile)", as_run, families),
         errors("NVLink, collectives of 4 and 8 (NCCL)", max(nvlinks()[2:], key=lambda r: r.off), nvlinks()),
         worst("Splitwise, H100 over A100", "ratio of times", "medians", ratios),
         worst("request logs of vLLM", "time per token, first token, end to end", "means", means),

@@ -133,14 +133,15 @@ class Comparison:
     title: str
     fitted: str
     """What of the replay was fitted to which part of the log."""
+    first: int
+    """Of how many requests that part is."""
     rows: Sequence[Logged]
     report: ServingReport
 
     @property
     def held(self) -> tuple[Sequence[Logged], Sequence[Served]]:
         """The requests to which nothing was fitted."""
-        first = FITTED if self.fitted.endswith("first 100") else 0
-        return self.rows[first:], self.report.requests[first:]
+        return self.rows[self.first :], self.report.requests[self.first :]
 
     def mean_ms(self, name: str) -> tuple[float, float]:
         """Of `held`: measured, ours."""
@@ -152,9 +153,9 @@ class Comparison:
 def comparisons() -> list[Comparison]:
     """All three logs replayed."""
     return [
-        Comparison("Llama-3.1-8B, one card", "the host's time of a step, first 100", *llama(HOST_PS)),
-        Comparison("Qwen3-32B, two cards", "the rate of collectives, first 100", *qwen_32b()),
-        Comparison("Qwen3-30B-A3B, two ranks", FORMS, *qwen_experts()),
+        Comparison("Llama-3.1-8B, one card", "the host's time of a step, first 100", FITTED, *llama(HOST_PS)),
+        Comparison("Qwen3-32B, two cards", "the rate of collectives, first 100", FITTED, *qwen_32b()),
+        Comparison("Qwen3-30B-A3B, two ranks", FORMS, 0, *qwen_experts()),
     ]
 
 
@@ -176,9 +177,9 @@ def compare(title: str, rows: Sequence[Logged], served: Sequence[Served], *, mus
 
 def validate() -> None:
     for one in comparisons():
-        fitted = len(one.rows) - len(one.held[0])
-        if fitted:
-            compare(f"{one.title}, fitted", one.rows[:fitted], one.report.requests[:fitted], musts=False)
+        if one.first:
+            first = one.rows[: one.first], one.report.requests[: one.first]
+            compare(f"{one.title}, fitted", *first, musts=False)
         compare(f"{one.title} ({one.fitted})", *one.held, musts=True)
         print(f"  {len(one.report.steps):,} steps; last token {one.report.time_ps * 1e-12:.1f} s,"
               f" measured {max(r.last for r in one.rows):.1f} s")  # fmt: skip

@@ -287,7 +287,7 @@ def test_qwen_32b_on_two_cards():
 
 
 @pytest.mark.slow
-def test_qwen_on_two_ranks_of_which_nothing_is_fitted():
+def test_qwen_on_two_ranks_to_which_no_constant_is_fitted():
     rows = log("qwen")
     costs = ExpertParallelCosts(load_model("qwen3-30b-a3b"), load_system("rtx-pro-6000").with_counts(gpu=2))
     tpot, ttft, e2e = means(rows, replayed(rows, costs, ranks=2).requests)
