@@ -43,7 +43,11 @@ class ConfigFile:
         try:
             loader = _Loader(text)
             self._root = loader.get_single_node()
+            if self._root is not None:  # before keys are merged into mappings that override them
+                self._reject_duplicates(self._root, {})
             self.data: Any = None if self._root is None else loader.construct_document(self._root)
+        except InputError:
+            raise
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
@@ -51,8 +55,6 @@ class ConfigFile:
         except (yaml.YAMLError, ValueError) as error:
             problem = str(getattr(error, "reason", error)).splitlines()[0]
             raise InputError(f"not valid {self._form}: {problem}", file=path) from None
-        if self._root is not None:
-            self._reject_duplicates(self._root, {})
 
     def _reject_duplicates(self, node: yaml.Node, above: dict[yaml.Node, str]) -> None:
         """``above``: the nodes around this one, each with the key inside it that led here."""
@@ -61,6 +63,8 @@ class ConfigFile:
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):  # refused where it is constructed
+                    continue
                 if key.value in seen:
                     path = ".".join([*above.values(), str(key.value)])
                     raise InputError("given twice", file=self.path, line=key.start_mark.line + 1, key=path)
@@ -100,7 +104,7 @@ class ConfigFile:
         have dots of its own."""
         for taken in range(1, len(keys) + 1):
             wanted = ".".join(map(str, keys[:taken]))
-            for name, value in node.value:
+            for name, value in reversed(node.value):  # its own keys after merged ones
                 if name.value == wanted:
                     return name, value, taken
         return None

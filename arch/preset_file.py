@@ -90,7 +90,7 @@ class PresetFolder(Generic[PresetT]):
             return preset
         data = preset.model_dump()
         for key, value in overrides.items():
-            _lay(data, key, value, name)
+            lay(data, key, value, name)
         try:
             return TypeAdapter(model).validate_python(data)
         except ValidationError as error:
@@ -98,7 +98,7 @@ class PresetFolder(Generic[PresetT]):
             raise InputError(message, key=".".join(map(str, keys))) from None
 
 
-def _lay(data: dict[str, Any], key: str, value: Any, name: str) -> None:
+def lay(data: dict[str, Any], key: str, value: Any, name: str) -> None:
     """Set ``memory.gb_per_s`` or ``caches.0.bytes`` in nested data."""
     below: Any = data
     *path, last = key.split(".")

@@ -92,8 +92,14 @@ def execute(
 
 
 def reach_of(system: System) -> dict[str, tuple[str, ...]]:
-    """Places where the units of a system keep their data, for `execute`."""
-    return {name: (instance.place,) for name, instance in system.instances.items()}
+    """Places where the units of a system keep their data, for `execute`; drives reach the place of the
+    processor that they are attached to, too."""
+    places = {name: instance.place for name, instance in system.instances.items()}
+    partners = {name: system.attached(name) for name in places}
+    return {
+        name: (place,) if (partner := partners[name]) is None else (place, places[partner])
+        for name, place in places.items()
+    }
 
 
 def verify(
@@ -369,10 +375,13 @@ class Run:
                 yield operand
                 continue
             first, *others = self.index(operand)
-            for row in self.new_rows(self.graph[producer]).tolist():
-                if first.start <= row < first.stop:
-                    rest = tuple((i.start, i.stop) for i in others)
-                    yield replace(operand, slices=((row, row + 1), *rest))
+            new = self.new_rows(self.graph[producer])
+            inside = new[(new >= first.start) & (new < first.stop)].tolist()
+            if not inside:  # of earlier positions alone
+                yield operand
+            for row in inside:
+                rest = tuple((i.start, i.stop) for i in others)
+                yield replace(operand, slices=((row, row + 1), *rest))
 
     def replace(
         self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool

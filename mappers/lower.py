@@ -15,9 +15,11 @@ from typing import Any
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
 from neardata.mappers.expert_offload import Load, offloaded
+from neardata.mappers.flash import FlashPlacer
+from neardata.mappers.in_storage import CachePlacer
 from neardata.mappers.layout import placed_bytes
 from neardata.mappers.lowering_pass import Pass, Slot
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
 from neardata.mappers.product_choice import ProductChoice
 from neardata.mappers.regions import WHOLE, Shard
 from neardata.mappers.sharding import Sharding
@@ -87,6 +89,9 @@ class Lowering:
         self.processor = processor_group(system, mapping)
         self.pim = pim_group(system, mapping)
         self.device = None if self.pim is None else system.device(self.pim)
+        self.storage = storage_group(system, mapping)
+        self.flash = None if self.storage is None else FlashPlacer(system, self.storage, mapping.flash, cost)
+        self.caches = CachePlacer(system, mapping)
         if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
@@ -124,7 +129,10 @@ class Lowering:
                     key="mapping.pim",
                 )
             memories = list(names)
-        slots = [Slot(p, m) for p, m in zip(processors, memories, strict=True)]
+        drives: list[str | None] = [None] * len(processors)
+        if self.storage is not None:
+            drives = list(self.system.names(self.storage))
+        slots = [Slot(*units) for units in zip(processors, memories, drives, strict=True)]
         n = len(slots) if self.mapping.pipeline == "all" else self.mapping.pipeline
         if len(slots) % n:
             raise InputError(f"{len(slots)} units do not make {n} equal stages", key="mapping.pipeline")
@@ -161,7 +169,7 @@ class Lowering:
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             hardware=self.system.to_dict(),
             notes=tuple(
-                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                f"on {self.processor}, not {self.mapping.attention or self.pim}: {', '.join(groups)}: {why}"
                 for why, groups in self.refused.items()
             ),
         )

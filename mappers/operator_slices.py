@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neardata.mappers.flash_attention_data import attention_in_pages
+from neardata.mappers.flash_data import in_pages
 from neardata.mappers.marks import COMPLETE, NOTHING, marks_of_k
-from neardata.sim.program import Operand
+from neardata.sim.program import FlashAttention, FlashMatMul, Operand
 from neardata.workloads import semantics
 from neardata.workloads.graph import Operator
 
@@ -24,6 +26,9 @@ def _linear(run: Run, operator: Operator, operand: Operand) -> Made:
     rows, columns = index = run.index(operand)
     x, w = operator.inputs[:2]
     marks = marks_of_k(operator["k"], bias=len(operator.inputs) > 2)
+    if isinstance(run.task.kernel, FlashMatMul):
+        yield in_pages(run, operator, operand, marks)
+        return
     value: Any = 0
     mark = NOTHING
     for k in _ranges(run, w, columns):
@@ -41,6 +46,9 @@ def _expert_linear(run: Run, operator: Operator, operand: Operand) -> Made:
     rows, columns = run.index(operand)
     x, w = operator.inputs[:2]
     marks = marks_of_k(operator["k"])
+    if isinstance(run.task.kernel, FlashMatMul):
+        yield in_pages(run, operator, operand, marks)
+        return
     first = 0
     for expert, count in enumerate(operator["tokens"]):
         mine = slice(max(first, rows.start), min(first + count, rows.stop))
@@ -117,7 +125,10 @@ def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
             "queries": (len(query_positions),), "context": (len(key_positions),),
         }  # fmt: skip
         part = replace(operator, dims=dims)
-        yield semantics.attention(part, *parts), COMPLETE, (q, columns)
+        if isinstance(run.task.kernel, FlashAttention):
+            yield attention_in_pages(run.task.kernel, part, *parts), COMPLETE, (q, columns)
+        else:
+            yield semantics.attention(part, *parts), COMPLETE, (q, columns)
         covered += q.stop - q.start
     if covered != rows.stop - rows.start:
         raise run.error(operand, "cuts a sequence")

@@ -8,6 +8,7 @@
       gpu: {kind: processor, processor: a100-80gb, count: 2}
       pim: {kind: pim, device: hbm-pim, channels: 80, count: 2, memory_of: gpu}
       host: {kind: memory, capacity_gb: 512}
+      drive: {kind: storage, device: cambricon-llm-s, count: 2, attached_to: gpu}
       fpga: {kind: stream, fpga: u55c, capacity_gb: 16, pipelines: {image: preba-image}}
     links:
       nvlink: {link: nvlink-3, between: [gpu]}
@@ -16,7 +17,8 @@
 A unit group of ``count`` n has the instances ``gpu0`` ... ``gpu{n-1}``; one of count 1 is called
 ``gpu``. ``count: fit`` takes as many as the data need (`neardata.study`
 decides how many). A PIM unit that is the ``memory_of`` a processor group lies in that processor's
-place: i-th in i-th; ordinary accesses and PIM commands exclude each other there.
+place: i-th in i-th; ordinary accesses and PIM commands exclude each other there. The channels of a
+storage unit end at the processor that it is ``attached_to``.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import Link, load_link
 from neardata.arch.processor import Processor, load_processor
+from neardata.arch.storage import Ssd, load_ssd
+from neardata.arch.storage.ssd import SECTOR
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 
 DATA = Path(__file__).parent / "data"
@@ -81,6 +85,19 @@ class MemoryUnit(StrictModel):
     count: Count = 1
 
 
+class StorageUnit(StrictModel):
+    """Drives whose flash is worked on at the level of its commands."""
+
+    kind: Literal["storage"]
+    device: str
+    """A name of `neardata.arch.storage.ssd_names`, or a file."""
+    count: Count = 1
+    attached_to: str | None = None
+    """The processor group that the channels lead to, drive by processor: it takes what is read and, while a
+    product runs, multiplies what streams out."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
 class StreamUnit(StrictModel):
     """An FPGA with streaming pipelines, and its memory. It runs one task at a time."""
 
@@ -98,7 +115,8 @@ class StreamUnit(StrictModel):
     """``{"image.replicas.count": 2}``: a key of a pipeline, behind its name here."""
 
 
-Unit = Annotated[ProcessorUnit | PimUnit | MemoryUnit | StreamUnit, Field(discriminator="kind")]
+AnyUnit = ProcessorUnit | PimUnit | MemoryUnit | StorageUnit | StreamUnit
+Unit = Annotated[AnyUnit, Field(discriminator="kind")]
 
 
 class LinkUse(StrictModel):
@@ -137,7 +155,7 @@ class System:
 
     name: str
     source: str
-    units: dict[str, ProcessorUnit | PimUnit | MemoryUnit | StreamUnit]
+    units: dict[str, AnyUnit]
     links: dict[str, LinkUse]
 
     def count(self, group: str) -> int:
@@ -178,6 +196,8 @@ class System:
                 unit = other
         if isinstance(unit, ProcessorUnit):
             return self.processor(group).memory.bytes
+        if isinstance(unit, StorageUnit):
+            return self.drive(group).logical_sectors * SECTOR
         if unit.capacity_gb is not None:  # always, of a memory and of a stream unit
             return round(unit.capacity_gb * 1e9)
         assert isinstance(unit, PimUnit)
@@ -206,6 +226,20 @@ class System:
         unit = self.units[group]
         assert isinstance(unit, PimUnit)
         return load_device(unit.device, unit.overrides)
+
+    def drive(self, group: str) -> Ssd:
+        """Description of a storage group's drives."""
+        unit = self.units[group]
+        assert isinstance(unit, StorageUnit)
+        return load_ssd(unit.device, unit.overrides)
+
+    def attached(self, name: str) -> str | None:
+        """The processor that a drive's channels lead to."""
+        instance = self.instances[name]
+        unit = self.units[instance.group]
+        if not isinstance(unit, StorageUnit) or unit.attached_to is None:
+            return None
+        return self.names(unit.attached_to)[instance.index]
 
     def pipeline(self, group: str, name: str) -> Pipeline:
         """A pipeline of a stream group.
@@ -242,7 +276,7 @@ class System:
         return None
 
     def groups(self, kind: str) -> list[str]:
-        """Groups of ``processor``, ``pim``, ``memory`` or ``stream`` units."""
+        """Groups of ``processor``, ``pim``, ``memory``, ``storage`` or ``stream`` units."""
         return [name for name, unit in self.units.items() if unit.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:
@@ -344,22 +378,28 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         try:
             if isinstance(unit, PimUnit):
                 system.device(name)
+            elif isinstance(unit, StorageUnit):
+                system.drive(name)
             elif isinstance(unit, ProcessorUnit):
                 system.processor(name)
             elif isinstance(unit, StreamUnit):
                 _check_stream(system, name, unit)
         except InputError as problem:
-            names = {"pim": "device", "stream": "pipelines"}.get(unit.kind, "processor")
+            names = {"pim": "device", "storage": "device", "stream": "pipelines"}.get(unit.kind, "processor")
             overrides = () if isinstance(unit, MemoryUnit) else unit.overrides
             raise placed(problem, keys, names, overrides) from None
-        if isinstance(unit, PimUnit) and unit.memory_of is not None:
-            host = parsed.units.get(unit.memory_of)
-            known = system.groups("processor")
+        key, partner = "", None
+        if isinstance(unit, PimUnit):
+            key, partner = "memory_of", unit.memory_of
+        elif isinstance(unit, StorageUnit):
+            key, partner = "attached_to", unit.attached_to
+        if partner is not None:
+            host = parsed.units.get(partner)
             if host is None or host.kind != "processor":
-                message = f"'{unit.memory_of}' is no processor group{nearest(unit.memory_of, known)}"
-                raise error(message, *keys, "memory_of")
+                near = nearest(partner, system.groups("processor"))
+                raise error(f"'{partner}' is no processor group{near}", *keys, key)
             if host.count != unit.count:
-                raise error(f"is {unit.count}, but {unit.memory_of} has {host.count}", *keys, "count")
+                raise error(f"is {unit.count}, but {partner} has {host.count}", *keys, "count")
     for name, use in parsed.links.items():
         if name in parsed.units:
             raise error("a link and a unit have the same name", "links", name)

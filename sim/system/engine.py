@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.system import PimUnit, ProcessorUnit, System
-from neardata.sim.program import Collective, Elementwise, Kernel, PimMatMul, Program, Task, Transfer
+from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, System
+from neardata.sim.program import (
+    Collective,
+    Elementwise,
+    FlashMatMul,
+    FlashTogether,
+    Kernel,
+    PimMatMul,
+    Program,
+    Task,
+    Transfer,
+)
 from neardata.sim.system.links import collective, transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import PimEngine
 from neardata.sim.system.processors import run_on_processor
 from neardata.sim.system.report import SystemReport
 from neardata.sim.system.schedule import Job, schedule
+from neardata.sim.system.storage import StorageEngine
 from neardata.sim.system.streams import StreamEngine
 
 __all__ = ["Costs", "run"]
@@ -35,6 +46,11 @@ class Costs:
         }
         self._streams = {group: StreamEngine(system, group, jump=jump) for group in system.groups("stream")}
         self._processors = {group: system.processor(group) for group in system.groups("processor")}
+        self._drives = {
+            group: StorageEngine(system.drive(group), self._processors.get(unit.attached_to or ""), fold=fold)
+            for group, unit in system.units.items()
+            if isinstance(unit, StorageUnit)
+        }
         self._links = {name: system.link(name) for name in system.links}
         self.runs = 0
         """Kernels that were run, not looked up."""
@@ -56,6 +72,8 @@ class Costs:
     def _run(self, group: str, kernel: Kernel) -> Outcome:
         if group in self._pim:
             return self._pim[group].run(kernel)
+        if group in self._drives:
+            return self._drives[group].run(kernel)
         if group in self._streams:
             return self._streams[group].run(kernel)
         if group in self._processors:
@@ -130,7 +148,16 @@ def _resources(task: Task, system: System) -> tuple[str, ...]:
         return (f"{task.unit} out of {kernel.source}", f"{task.unit} into {kernel.target}")
     if isinstance(kernel, Collective):
         return tuple(f"{task.unit} {way} {unit}" for unit in kernel.units for way in ("out of", "into"))
-    return (system.instances[task.unit].place,)
+    place = system.instances[task.unit].place
+    partner = system.attached(task.unit) if _streams(kernel) else None
+    return (place,) if partner is None else (place, system.instances[partner].place)
+
+
+def _streams(kernel: Kernel) -> bool:
+    """Whether a processor multiplies a part of it."""
+    if isinstance(kernel, FlashTogether):
+        return any(_streams(part) for part in kernel.parts)
+    return isinstance(kernel, FlashMatMul) and kernel.streamed > 0
 
 
 def _shares(task: Task, system: System) -> bool:

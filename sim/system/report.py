@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from neardata.arch.system import PimUnit, ProcessorUnit, System
+from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, System
 from neardata.sim.program import Collective, Program, Task, Transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import idle_energy_pj
 from neardata.sim.system.schedule import RESOURCE, Schedule
+from neardata.sim.system.storage import IDLE_PJ_PER_MW_PS
 
 SCHEMA = 1
 """Of the JSON form; it grows when a field changes its meaning or goes."""
@@ -104,6 +105,9 @@ class SystemReport:
         unit = self.system.units[instance.group]
         if isinstance(unit, ProcessorUnit):
             return {"processors idle": self.system.processor(instance.group).power.idle_w.value * time_ps}
+        if isinstance(unit, StorageUnit):
+            idle_mw = self.system.drive(instance.group).energy.idle_mw.value
+            return {"drive idle": idle_mw * IDLE_PJ_PER_MW_PS * time_ps}
         if isinstance(unit, PimUnit):
             return idle_energy_pj(self.system.device(instance.group), unit.channels, time_ps)
         return {}

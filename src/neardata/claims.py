@@ -125,6 +125,12 @@ class PaperStudy(StrictModel):
         return tuple(name for name, given in self.inputs.items() if given.status == "assumed")
 
 
+def is_paper_study(path: Path) -> bool:
+    """Whether a file is a study of a paper: whether it has claims."""
+    data = ConfigFile(path).data
+    return isinstance(data, dict) and "claims" in data
+
+
 def read_study(path: Path) -> tuple[PaperStudy, ConfigFile]:
     """A study, and its file for placing errors.
 

@@ -45,6 +45,12 @@ def study_names() -> list[str]:
     )
 
 
+def study_title(name: str) -> str:
+    """Of a study that ships, without running it."""
+    with resources.as_file(resources.files("neardata.studies") / f"{name}.yaml") as path:
+        return read_study(path)[0].title
+
+
 def reproduce(name: str | Path) -> list[Verdict]:
     """The verdict on each claim of a study, in its order.
 

@@ -34,9 +34,16 @@ import neardata.studies
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
-from neardata.arch.system import PimUnit, ProcessorUnit, StreamUnit, System, load_system
+from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, StreamUnit, System, load_system
 from neardata.mappers.lower import lower, stage_bytes
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.mapping import (
+    Mapping,
+    attention_group,
+    cache_group,
+    pim_group,
+    processor_group,
+    storage_group,
+)
 from neardata.mappers.products import read_forms
 from neardata.sim.program import Kernel, Program
 from neardata.sim.system.engine import Costs, run
@@ -180,6 +187,9 @@ def load_study(path: str | Path) -> Study:
                     )
             processor_group(system, choice.mapping)
             pim_group(system, choice.mapping)
+            attention_group(system, choice.mapping)
+            cache_group(system, choice.mapping)
+            storage_group(system, choice.mapping)
             read_forms(choice.mapping.products)
         except InputError as error:
             if error.key in choice.set:
@@ -333,7 +343,8 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     names = " and ".join(lack.groups)
     change = f"no number of {names} would do" if enough is None else f"{enough} of {names} would do"
     raise InputError(
-        f"{what}: {lack.needed:,} bytes are to lie in {lack.place}, which holds {lack.there:,}; {change}",
+        f"{what}: {lack.needed:,} bytes are to lie in {lack.place}, which holds {lack.there:,}; {change};"
+        f" {lack.largest}",
         key=f"systems.{label}.units",
     )
 
@@ -424,7 +435,11 @@ def _enough(
 
 def _with_partners(system: System, mapping: Mapping) -> System:
     """Processors and the memories of their slots in equal numbers, where one number is given."""
-    groups = (processor_group(system, mapping), pim_group(system, mapping))
+    groups = (
+        processor_group(system, mapping),
+        pim_group(system, mapping),
+        storage_group(system, mapping),
+    )
     counts = {group: system.units[group].count for group in groups if group is not None}
     given = {count for count in counts.values() if count != "fit"}
     if len(given) != 1:
@@ -458,6 +473,8 @@ class _Lack:
     there: int
     groups: tuple[str, ...]
     """The units whose place it is."""
+    largest: str
+    """The tensor that takes most room there, and its bytes, in words."""
 
 
 def _lack(program: Program, system: System) -> _Lack | None:
@@ -467,7 +484,10 @@ def _lack(program: Program, system: System) -> _Lack | None:
     if place is None or over[place] <= 0:
         return None
     groups = tuple(dict.fromkeys(i.group for i in system.instances.values() if i.place == place))
-    return _Lack(place, program.bytes_at[place], system.capacities.get(place, 0), groups)
+    held = [operand for operand in program.placement if operand.place == place]
+    largest = max(held, key=lambda operand: operand.bytes)
+    told = f"'{largest.tensor}' takes most, {largest.bytes:,}, of {len(held)} tensors"
+    return _Lack(place, program.bytes_at[place], system.capacities.get(place, 0), groups, told)
 
 
 def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
@@ -543,7 +563,7 @@ def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
     for unit in system.units.values():
         if isinstance(unit, ProcessorUnit):
             named.append(unit.processor)
-        elif isinstance(unit, PimUnit):
+        elif isinstance(unit, PimUnit | StorageUnit):
             named.append(unit.device)
         elif isinstance(unit, StreamUnit):
             named += [*unit.pipelines.values(), *([unit.fpga] if unit.fpga else [])]

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from neardata.arch.system import System, load_system, parse_system
+from neardata.flash_studies import flash_decode
 from neardata.frontend_models import preba
+from neardata.instinfer_study import instinfer
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
 from neardata.mappers.expert_placement import hottest
@@ -29,6 +31,8 @@ from neardata.workloads.llm.routing import Correlated, Uniform
 
 Figures = dict[str, float]
 MODELS: dict[str, Callable[..., Figures]] = {
+    "flash_decode": flash_decode,
+    "instinfer": instinfer,
     "pim_decode": pim_decode,
     "preba": preba,
     "splitwise": splitwise,

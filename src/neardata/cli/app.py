@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce
+from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce, ssd
 from neardata.cli import run as run_command
 from neardata.cli import search as search_command
 from neardata.cli import serve as serve_command
@@ -40,6 +40,7 @@ app.command("show")(devices.show)
 app.command("profiles")(profiles.list_profiles)
 app.add_typer(dram.app, name="dram")
 app.add_typer(pim.app, name="pim")
+app.add_typer(ssd.app, name="ssd")
 app.add_typer(stream_command.app, name="stream")
 app.command("doctor")(doctor.doctor)
 

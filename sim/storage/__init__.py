@@ -1,0 +1,1 @@
+"""Solid-state drives in time: flash back-end, translation layer, host link."""
