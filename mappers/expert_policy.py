@@ -102,6 +102,6 @@ def _form(given: object) -> str:
 
 
 Experts = Annotated[
-    Annotated[Literal["split", "spread"], Tag("whole")] | Annotated[Policy, Tag("offloaded")],
+    Annotated[Literal["split", "spread", "balanced"], Tag("whole")] | Annotated[Policy, Tag("offloaded")],
     Discriminator(_form),
 ]

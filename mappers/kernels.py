@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 from neardata.arch.dram import Device
@@ -78,6 +78,31 @@ def processor_kernel(
             causal=operator.attributes.get("causal", True), window=operator.attributes.get("window"),
         )  # fmt: skip
     raise AssertionError(f"no kernel for {operator.kind}")
+
+
+def expert_load(
+    graph: Graph, steps: Sequence[Sequence[Sequence[int]]], time: Callable[[Kernel], int]
+) -> list[list[float]]:
+    """What the experts of each layer have to do in some steps, in picoseconds.
+
+    Args:
+        steps: (steps, layers with experts, experts) tokens of each expert.
+        time: of a kernel; its roofline, so that one expert's part of a kernel of many is told.
+    """
+    layers: dict[int | None, list[Operator]] = {}
+    for operator in graph:
+        if operator.kind == "expert_linear":
+            layers.setdefault(operator.layer, []).append(operator)
+
+    def of_expert(operators: list[Operator], tokens: int) -> int:
+        if not tokens:
+            return 0
+        return sum(time(MatMul(tokens, o["n"], o["k"], 1, *formats(graph, o))) for o in operators)
+
+    return [
+        [float(sum(of_expert(operators, step[at][e]) for step in steps)) for e in range(len(steps[0][at]))]
+        for at, operators in enumerate(layers.values())
+    ]
 
 
 def pim_refusal(graph: Graph, operator: Operator, device: Device) -> str | None:

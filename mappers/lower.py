@@ -14,7 +14,8 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
-from neardata.mappers.expert_offload import Load, offloaded
+from neardata.mappers.expert_offload import offloaded
+from neardata.mappers.expert_placement import Load
 from neardata.mappers.flash import FlashPlacer
 from neardata.mappers.in_storage import CachePlacer
 from neardata.mappers.layout import placed_bytes
@@ -44,7 +45,8 @@ def lower(
             step.
         cost: decides between processor and memory where the mapping says ``fastest``, and for policies that
             weigh costs.
-        load: of each layer with experts, how much each is chosen: tells a policy who is popular.
+        load: of each layer with experts, how much each is chosen, which tells a policy who is popular, or has
+            to do, which ``balanced`` experts need (`neardata.mappers.kernels.expert_load`).
 
     Raises:
         InputError: the mapping does not fit the system.
@@ -60,7 +62,8 @@ def lower(
         programs = [lower(graph, system, one, cost) for graph in steps]
         device = processor_group(system, mapping)
         return offloaded(programs, steps, system, device, mapping.experts, cost, load)
-    return Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
+    parts = [graphs] if isinstance(graphs, Graph) else list(graphs)
+    return Lowering(parts, system, mapping, cost, load).program()
 
 
 def stage_bytes(graph: Graph, stages: int) -> list[int]:
@@ -84,7 +87,14 @@ def _stage_of(operator: Operator, layers: list[int], stages: int) -> int:
 class Lowering:
     """The units, and what all passes add to."""
 
-    def __init__(self, graphs: list[Graph], system: System, mapping: Mapping, cost: Cost | None) -> None:
+    def __init__(
+        self,
+        graphs: list[Graph],
+        system: System,
+        mapping: Mapping,
+        cost: Cost | None,
+        load: Load | None = None,
+    ) -> None:
         self.graphs, self.system, self.mapping, self.cost = graphs, system, mapping, cost
         self.processor = processor_group(system, mapping)
         self.pim = pim_group(system, mapping)
@@ -97,7 +107,8 @@ class Lowering:
         self.stages = self._stages()
         self.layers = sorted({op.layer for graph in graphs for op in graph if op.layer is not None})
         assert isinstance(mapping.experts, str), "a policy is applied to a program, after lowering"
-        self.shardings = [Sharding(graph, len(self.stages[0]), mapping.experts) for graph in graphs]
+        slots = len(self.stages[0])
+        self.shardings = [Sharding(graph, slots, mapping.experts, load) for graph in graphs]
         self.tasks: list[Task] = []
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}

@@ -526,11 +526,15 @@ class Pass:
 
     def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
         """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
-        if appends and self.low.caches.drives and not any(
-            self.low.caches.unfit(self.graph, user)
-            for operator in appends
-            for user in self.users[operator.outputs[0]]
-            if user.kind == "attention"
+        if (
+            appends
+            and self.low.caches.drives
+            and not any(
+                self.low.caches.unfit(self.graph, user)
+                for operator in appends
+                for user in self.users[operator.outputs[0]]
+                if user.kind == "attention"
+            )
         ):
             append_on_drives(self, appends, i, slot.processor, task)
             return

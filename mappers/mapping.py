@@ -14,6 +14,9 @@ from neardata.mappers.products import ProductForm
 
 OnPim = Literal["nothing", "fastest", "attention", "everything"]
 
+MOST_STEPS = 64
+"""Of a mapping."""
+
 
 class FlashMapping(StrictModel):
     """How products are divided over the dies of a drive and the processor that it is attached to."""
@@ -82,11 +85,12 @@ class Mapping(StrictModel):
     pipeline: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Stages; ``all``: each slot is one."""
     experts: Experts = "split"
-    """``split``: every expert over all slots; ``spread``: whole experts, some on each slot; or a policy
-    for experts that lie in the host's memory (`neardata.mappers.expert_policy`)."""
+    """``split``: every expert over all slots; ``spread``: whole experts, as many on each slot;
+    ``balanced``: whole experts, as much to do on each, by other steps of the routing; or a policy for experts
+    that lie in the host's memory (`neardata.mappers.expert_policy`)."""
     micro_batches: Annotated[int, Field(ge=1)] | Literal["stages"] = 1
     """Parts of the batch that follow each other through the stages."""
-    steps: Annotated[int, Field(ge=1, le=64)] = 1
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
     """Decode steps that follow each other: with more than one, a pipeline's steady state is seen."""
     fuse: bool = True
     """Element-wise operators that follow each other are one kernel."""

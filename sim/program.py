@@ -391,6 +391,20 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Actions:
+    """So many of each of a processor's ``actions``, spread evenly over its units."""
+
+    actions: tuple[tuple[str, int], ...]
+    """(name, how often)."""
+    kind: Literal["actions"] = "actions"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """A fixed time on a unit, in picoseconds: for costs known only as a number."""
 
@@ -417,6 +431,7 @@ Kernel = Annotated[
     | Transfer
     | Collective
     | Stream
+    | Actions
     | Pause,
     Field(discriminator="kind"),
 ]

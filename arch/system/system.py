@@ -68,7 +68,7 @@ class PimUnit(StrictModel):
     count: Count = 1
     memory_of: str | None = None
     """The processor group whose memory this is."""
-    capacity_gb: Annotated[float, Field(gt=0)] | None = None
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Decimal GB of an instance; default: what the device's organisation gives."""
     overrides: dict[str, int] = Field(default_factory=dict)
     refresh: RefreshAtTasks = "at-launch"
@@ -80,7 +80,7 @@ class MemoryUnit(StrictModel):
     """Memory that only holds data: host DRAM, an SSD."""
 
     kind: Literal["memory"]
-    capacity_gb: Annotated[float, Field(gt=0)]
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Decimal GB."""
     count: Count = 1
 
@@ -99,17 +99,19 @@ class StorageUnit(StrictModel):
 
 
 class StreamUnit(StrictModel):
-    """An FPGA with streaming pipelines, and its memory. It runs one task at a time."""
+    """An FPGA with streaming pipelines, and its memory."""
 
     kind: Literal["stream"]
     pipelines: Annotated[dict[str, str], Field(min_length=1)]
     """What tasks call each: a name of `neardata.arch.stream.pipeline_names`, or a file."""
-    capacity_gb: Annotated[float, Field(gt=0)]
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Decimal GB of its memory."""
     fpga: str | None = None
     """A name of `neardata.arch.stream.fpga_names`, or a file: all pipelines must fit it together."""
     fidelity: Literal["analytic", "cycle"] = "analytic"
     """Of memory ports: by rate and latency, or request by request."""
+    side_by_side: bool = False
+    """Each pipeline runs a task at a time, beside the others; otherwise the unit runs one at a time."""
     count: Count = 1
     overrides: dict[str, Any] = Field(default_factory=dict)
     """``{"image.replicas.count": 2}``: a key of a pipeline, behind its name here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, System
+from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, StreamUnit, System
 from neardata.sim.program import (
     Collective,
     Elementwise,
@@ -14,6 +14,7 @@ from neardata.sim.program import (
     Kernel,
     PimMatMul,
     Program,
+    Stream,
     Task,
     Transfer,
 )
@@ -119,8 +120,13 @@ def run(
         if progress is not None:
             progress(i + 1)
     index = {task.name: i for i, task in enumerate(program.tasks)}
+    shared = {name for name in system.links if system.link(name).sharing == "shared"}
     jobs = [
-        Job(tuple(index[name] for name in task.after), _resources(task, system), _shares(task, system))
+        Job(
+            tuple(index[name] for name in task.after),
+            _resources(task, system),
+            isinstance(task.kernel, Transfer) and task.unit in shared,
+        )
         for task in program.tasks
     ]
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)
@@ -148,7 +154,10 @@ def _resources(task: Task, system: System) -> tuple[str, ...]:
         return (f"{task.unit} out of {kernel.source}", f"{task.unit} into {kernel.target}")
     if isinstance(kernel, Collective):
         return tuple(f"{task.unit} {way} {unit}" for unit in kernel.units for way in ("out of", "into"))
-    place = system.instances[task.unit].place
+    instance = system.instances[task.unit]
+    unit, place = system.units[instance.group], instance.place
+    if isinstance(unit, StreamUnit) and unit.side_by_side and isinstance(kernel, Stream):
+        return (f"{place} {kernel.pipeline}",)
     partner = system.attached(task.unit) if _streams(kernel) else None
     return (place,) if partner is None else (place, system.instances[partner].place)
 
@@ -158,10 +167,6 @@ def _streams(kernel: Kernel) -> bool:
     if isinstance(kernel, FlashTogether):
         return any(_streams(part) for part in kernel.parts)
     return isinstance(kernel, FlashMatMul) and kernel.streamed > 0
-
-
-def _shares(task: Task, system: System) -> bool:
-    return isinstance(task.kernel, Transfer) and system.link(task.unit).sharing == "shared"
 
 
 def _check_places(program: Program, system: System) -> None:

@@ -1,6 +1,6 @@
 """Studies: what a paper claims, what we need to know to compute the same, and whether it comes out.
 
-A study is a YAML file; `neardata.reproduce` runs it::
+A study is a YAML file; `neardata.reproduction` runs it::
 
     title: Pre-gated MoE
     arxiv: "2308.12066"

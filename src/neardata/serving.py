@@ -103,7 +103,7 @@ class StepCosts:
         self.mapping = mapping or Mapping(on_pim="nothing")
         if self.mapping.pipeline != 1:
             raise InputError("a step is not pipelined; give pipeline: 1", key="mapping.pipeline")
-        if not isinstance(self.mapping.experts, str):
+        if self.mapping.experts not in ("split", "spread"):
             raise InputError("steps are costed one by one; a policy goes on from step to step: give split "
                              "or spread", key="mapping.experts")  # fmt: skip
         self.group = processor_group(system, self.mapping)

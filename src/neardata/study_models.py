@@ -21,6 +21,7 @@ from neardata.mappers.expert_placement import hottest
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes, blocks_of, expert_of
 from neardata.mappers.offload import Offload, cached, on_demand, pre_gated, prefetch_all, resident
 from neardata.mappers.weight_streaming import overlapped_capacity, stream_weights
+from neardata.preprocessing_study import presto
 from neardata.serving_models import splitwise
 from neardata.sim.program import Kernel, MatMul, Operand, Pause, Program, Task, Transfer
 from neardata.sim.system.engine import Costs, run
@@ -35,6 +36,7 @@ MODELS: dict[str, Callable[..., Figures]] = {
     "instinfer": instinfer,
     "pim_decode": pim_decode,
     "preba": preba,
+    "presto": presto,
     "splitwise": splitwise,
     "system_decode": system_decode,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neardata.reproduce import run_study
+from neardata.reproduction import run_study
 from neardata.study import load_study, run_point
 
 ROOT = Path(__file__).parents[2]

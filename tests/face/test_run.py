@@ -326,3 +326,13 @@ def test_a_study_of_a_paper_is_run_for_its_claims(capsys):
     assert (code, err) == (0, "") and "model switching" in out
     assert out == neardata(capsys, "reproduce", "sn40l")[1]
     fails(capsys, "--batch: a study of a paper is run as it is", "run", "sn40l.yaml", "--batch", "3")
+    fails(capsys, "serving_split.yaml: is a study of requests: neardata serve", "run", "serving_split.yaml")
+
+
+def test_a_truth_value_is_no_number(capsys):
+    fails(
+        capsys,
+        "s.yaml:3: context: must be a number, not yes or no",
+        "run",
+        changed("context: 512", "context: yes"),
+    )

@@ -10,7 +10,7 @@ import typer
 from neardata.cli.options import Json
 
 if TYPE_CHECKING:
-    from neardata.reproduce import Reproduction
+    from neardata.reproduction import Reproduction
 
 
 def reproduce(
@@ -24,7 +24,7 @@ def reproduce(
 
     Exit code 1 if a claim is missed, or differs from our own arithmetic.
     """
-    from neardata.reproduce import run_study, study_names, study_title
+    from neardata.reproduction import run_study, study_names, study_title
 
     if name is None:
         names = study_names()

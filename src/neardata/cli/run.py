@@ -64,17 +64,17 @@ def run(
     if saved is not None or paper:
         options = {
             "--system": systems, "--batch": batch, "--context": context, "--phase": phase,
-            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens, "--out": out,
+            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens,
+            "--out": None if paper else out,
         }  # fmt: skip
         kind = "a study of a paper" if paper else "a saved program"
         for name, value in options.items():
             if value:
                 raise InputError(f"{kind} is run as it is", key=name)
-    if paper:
-        from neardata.cli.reproduce import report as report_claims
-        from neardata.reproduce import run_study
+    if paper and path is not None:
+        from neardata.cli.paper import run_paper
 
-        return report_claims(run_study(path), as_json)
+        return run_paper(path, out, plots=plots, as_json=as_json)
     if saved is not None:
         from neardata.cli.run_report import print_program
         from neardata.results import program_record
@@ -122,7 +122,7 @@ def study_of(
 ) -> Study:
     from pydantic import ValidationError
 
-    from neardata.arch.config_file import first_problem
+    from neardata.arch.config_file import ConfigFile, first_problem
     from neardata.arch.errors import InputError, nearest
     from neardata.study import Study, default_systems, find_study, load_study
 
@@ -133,6 +133,9 @@ def study_of(
     }  # fmt: skip
     given = {key: value for key, value in changes.items() if value is not None}
     if path is not None:
+        keys = ConfigFile(path).data
+        if isinstance(keys, dict) and "requests" in keys and not {"systems", "tasks"} & set(keys):
+            raise InputError(f"is a study of requests: neardata serve {what}", file=path)
         study = load_study(path)
         data = {**study.model_dump(), **given}
         for label in systems or ():
