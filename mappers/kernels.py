@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 from neardata.arch.dram import Device
 from neardata.arch.precision import Format
-from neardata.mappers.regions import bytes_of, input_shard, output_shard
+from neardata.mappers.regions import bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule
 from neardata.sim.program import (
     Attention,
@@ -187,11 +188,11 @@ def elementwise_kernel(
     """One pass for operators that follow each other: outside inputs are read, what is used later written.
 
     Rows of an embedding table come from memory and rows of keys and values go to it; a cache may
-    hold the rest.
+    hold the rest. What norms reduce is counted in rows: of a head's width where each head has a norm.
     """
     made: set[str] = set()
     seen: set[str] = set()
-    read = write = operations = uncached = 0
+    read = write = operations = uncached = reduced = 0
     for operator, rule in operators:
         for name in operator.inputs:
             tensor = graph.tensors[name]
@@ -199,9 +200,9 @@ def elementwise_kernel(
                 continue
             seen.add(name)
             if operator.kind == "embedding" and tensor.role == "weight":
-                rows = tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
-                read += rows
-                uncached += rows
+                taken = tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
+                read += taken
+                uncached += taken
             else:
                 shard = input_shard(graph, operator, name, rule, slot)
                 read += bytes_of(tensor, shard) if shard is not None else 0
@@ -210,13 +211,15 @@ def elementwise_kernel(
             part = output_shard(graph, operator, name, rule, slot)
             if operator.kind == "kv_append":
                 share = part.size / tensor.shape[1] if part.dim is not None else 1
-                rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
-                write += round(rows * share)
-                uncached += round(rows * share)
+                added = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
+                write += round(added * share)
+                uncached += round(added * share)
             elif name in used_later:
                 write += bytes_of(tensor, part)
             if operator.kind != "kv_append":
                 elements = 8 * bytes_of(tensor, part) // tensor.format.bits
                 operations += OPERATIONS.get(operator.kind, 0) * elements
+                if operator.kind == "norm":
+                    reduced += prod(stop - start for start, stop in regions_of(tensor, part)) // operator["n"]
         made.update(operator.outputs)
-    return Elementwise(read, write, operations, uncached)
+    return Elementwise(read, write, operations, uncached, reduced)

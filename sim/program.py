@@ -139,6 +139,8 @@ class Elementwise:
     memory_bytes: int = 0
     """Of those read and written, the bytes that no cache can hold: rows of a table, rows appended to
     keys and values, what another unit left in the memory."""
+    rows: int = 0
+    """Reduced one by one, as norms do: each by a block of its own."""
     kind: Literal["elementwise"] = "elementwise"
 
     @property

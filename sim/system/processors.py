@@ -38,7 +38,7 @@ def run_on_processor(processor: Processor, kernel: Kernel) -> Outcome:
         case Elementwise():
             cost = elementwise(
                 processor, kernel.read_bytes, kernel.write_bytes, kernel.operations,
-                memory_bytes=kernel.memory_bytes,
+                memory_bytes=kernel.memory_bytes, rows=kernel.rows,
             )  # fmt: skip
         case Actions():
             return _actions(processor, kernel)

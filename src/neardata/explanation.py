@@ -168,7 +168,8 @@ def nest(task: Task, memory: tuple[Device, int] | None = None) -> list[str]:
         case Elementwise():
             moved = f"{kernel.read_bytes:,} bytes in, {kernel.write_bytes:,} out"
             uncached = f", {kernel.memory_bytes:,} of them in memory" if kernel.memory_bytes else ""
-            loops = [f"stream {moved}{uncached}, {kernel.operations:,} operations"]
+            reduced = f", {kernel.rows:,} rows reduced" if kernel.rows else ""
+            loops = [f"stream {moved}{uncached}, {kernel.operations:,} operations{reduced}"]
         case _:
             loops = [kernel.kind]
     return [f"{'  ' * i}{line}" for i, line in enumerate(loops)] + where

@@ -189,3 +189,11 @@ def test_every_device_that_is_named_exists(document, capsys):
         )
     )
     assert named <= names
+
+
+def test_every_file_of_test_data_is_described_once():
+    table = (ROOT / "tests" / "data" / "README.md").read_text()
+    described = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in row.split(", ")
+    ]
+    assert len(described) == len(set(described))
