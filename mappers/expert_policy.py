@@ -18,6 +18,7 @@ from neardata.arch.config_file import StrictModel
 
 Cache = Literal["lru", "lfu", "score"]
 Start = Literal["even", "popular", "empty"]
+Whole = Literal["split", "spread", "balanced"]
 Capacity = Annotated[int, Field(ge=1)] | Literal["fit"]
 
 
@@ -102,17 +103,19 @@ def _form(given: object) -> str:
 
 
 def _known(given: object) -> object:
-    """Words that are neither of the two are told of the policies too."""
-    if not isinstance(given, dict | StrictModel) and given not in ("split", "spread"):
+    """Words that are none of `Whole` are told of the policies too."""
+    if not isinstance(given, dict | StrictModel) and given not in get_args(Whole):
         policies = ", ".join(
             get_args(kind.model_fields["policy"].annotation)[0] for kind in get_args(get_args(Policy)[0])
         )
-        raise ValueError(f"must be split, spread or {{policy: one of {policies}}}, got {given!r}")
+        raise ValueError(
+            f"must be {', '.join(get_args(Whole))} or {{policy: one of {policies}}}, got {given!r}"
+        )
     return given
 
 
 Experts = Annotated[
-    Annotated[Literal["split", "spread", "balanced"], Tag("whole")] | Annotated[Policy, Tag("offloaded")],
+    Annotated[Whole, Tag("whole")] | Annotated[Policy, Tag("offloaded")],
     Discriminator(_form),
     BeforeValidator(_known),
 ]

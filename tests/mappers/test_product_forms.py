@@ -360,8 +360,12 @@ WRONG = [
     ({"products": {"a": {"reduction": "zzz"}}}, "products.a.reduction", "known: buffer, processor"),
     ({"pipeline": "zz"}, "pipeline", "must be a whole number or 'all', got 'zz'"),
     ({"micro_batches": 0}, "micro_batches", "must be at least 1 or 'stages', got 0"),
-    ({"experts": "cached"}, "experts", "must be split, spread or .policy: one of on-demand, .*, cached, .*"),
-    ({"experts": 3}, "experts", "must be split, spread or .policy: one of on-demand, .*, got 3"),
+    (
+        {"experts": "cached"},
+        "experts",
+        "must be split, spread, balanced or .policy: one of on-.*, cached, .*",
+    ),
+    ({"experts": 3}, "experts", "must be split, spread, balanced or .policy: one of on-demand, .*, got 3"),
     ({"experts": {"policy": "zz"}}, "experts.policy", "known: cached, cpu-cold, hybrid, on-demand"),
 ]
 
