@@ -119,10 +119,32 @@ class ConfigFile:
         """Validate ``data`` (default: the whole document), which lies at key path ``at``."""
         document = self.data if data is None else data
         try:
-            return model.model_validate(document)
+            parsed = model.model_validate(document)
         except ValidationError as error:
             keys, message = first_problem(model, error, document)
             raise self.error(message, *at, *keys) from None
+        truth = _truth_for_a_number(document, parsed)
+        if truth is not None:
+            raise self.error("must be a number, not yes or no", *at, *truth)
+        return parsed
+
+
+def _truth_for_a_number(given: Any, parsed: Any) -> list[str | int] | None:
+    """Where true or false was given and taken for 1 or 0, as pydantic does."""
+    if isinstance(given, bool):
+        return [] if isinstance(parsed, int | float) and not isinstance(parsed, bool) else None
+    if isinstance(given, dict):
+        parts = [(k, v, parsed.get(k) if isinstance(parsed, dict) else getattr(parsed, str(k), None))
+                 for k, v in given.items()]  # fmt: skip
+    elif isinstance(given, list) and isinstance(parsed, list | tuple) and len(given) == len(parsed):
+        parts = [(i, v, parsed[i]) for i, v in enumerate(given)]
+    else:
+        return None
+    for key, value, held in parts:
+        inside = _truth_for_a_number(value, held)
+        if inside is not None:
+            return [key, *inside]
+    return None
 
 
 def _keys_in(document: Any, keys: Sequence[Any]) -> list[str | int]:

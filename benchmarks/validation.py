@@ -4,7 +4,8 @@
     python benchmarks/validation.py --check    # exit code 1 where the page is not what it would write
 
 Everything on the page comes from the tests' data (tests/data) and from runs; nothing depends on the
-machine. A row that is off by more than `NEAR` is printed as a miss, with the reason.
+machine. A row that is off by more than `NEAR` is printed as a miss, with the reason; processors, links and
+serving have bounds of their own (benchmarks/measured_times.py).
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import functools
 import gzip
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from measured_times import measured_lines, processors_section, serving_section
+from page_parts import blocks, percent, prose, table
 
 from neardata.arch.dram import Device, device_names, load_device
 from neardata.sim.dram.aim import AS_BUILT, read_isr_trace
@@ -78,22 +80,6 @@ class Row:
         return "equal" if self.exact else ""
 
 
-def table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; columns after the first that hold numbers are set to the right."""
-    rows = [list(line) for line in lines]
-    numbers = [
-        any(row[i] for row in rows) and all(map(_is_number, (row[i] for row in rows if row[i])))
-        for i in range(len(titles))
-    ]
-    rule = ["---:" if number else "---" for number in numbers]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
-
-
-def _is_number(cell: str) -> bool:
-    digits = cell.replace("−", "").replace(",", "").replace(".", "")
-    return digits.lstrip("+").rstrip(" %").isdigit()
-
-
 def compared(titles: Sequence[str], rows: Sequence[Row], theirs: str) -> str:
     """A table of figures beside ours."""
     return table(
@@ -102,21 +88,6 @@ def compared(titles: Sequence[str], rows: Sequence[Row], theirs: str) -> str:
           f"{row.ours:,.6g}" if row.ours < 1e4 else f"{row.ours:,.0f}", percent(row.off), row.verdict]
          for row in rows),
     )  # fmt: skip
-
-
-def prose(text: str) -> str:
-    """A paragraph, filled."""
-    return textwrap.fill(" ".join(text.split()), 112, break_long_words=False, break_on_hyphens=False)
-
-
-def blocks(*texts: str) -> str:
-    """Paragraphs and tables."""
-    return "\n\n".join(texts)
-
-
-def percent(share: float) -> str:
-    """``+0.4 %``; 0 only where nothing is different."""
-    return "0" if share == 0 else f"{100 * share:+.2f} %".replace("-", "−")
 
 
 def data(name: str) -> list[dict[str, str]]:
@@ -407,6 +378,7 @@ def summary() -> str:
             name, what, f"{len(rows)} rows" + (f", {exact} equal" if exact else ""), percent(worst),
             f"{missed} misses" if missed else "",
         ])  # fmt: skip
+    lines += measured_lines()
     return table(["against", "compared", "", "largest difference", ""], lines)
 
 
@@ -540,7 +512,8 @@ def silicon_section() -> str:
 HEAD = """
     Written by `python benchmarks/validation.py` from the data of the tests; not by hand. Figures are
     cycles unless something else is said. More than 1 % off is a miss, printed with its reason. No
-    constant was fitted to any of these figures.
+    constant was fitted to any of these figures, but to those of processors, links and serving that say so;
+    these are times, with bounds of their own.
 """
 
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -552,6 +525,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "hbm-pim": hbm_pim_section,
     "attacc": attacc_section,
     "silicon": silicon_section,
+    "processors": processors_section,
+    "serving": serving_section,
 }
 
 

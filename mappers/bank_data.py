@@ -209,6 +209,28 @@ def aim_visits(
                         yield from visit(v, p)
 
 
+def hbm_pim_visits(vectors: Numbers, sums: Numbers) -> Iterator[Any]:
+    """What the host of HBM-PIM puts in and takes out in `neardata.sim.dram.hbm_pim_matmul`'s product.
+
+    Args:
+        vectors: (m, output tiles, input tiles, 8, 16), as each output tile is multiplied with them.
+        sums: (m, 64 of each output tile); results, whose lanes the host adds, are written there.
+    """
+    m, tiles, inputs = vectors.shape[:3]
+    for v in range(m):
+        for tile in range(tiles):
+            for t in (*range(0, inputs, 2), *range(1, inputs, 2)):
+                for entry in range(8):
+                    yield "write", vectors[v, tile, t, entry], entry
+    for v in range(m):
+        for first in range(0, tiles, 4):
+            for column in range(8 * min(4, tiles - first)):
+                for unit in range(2):
+                    for group in range(4):
+                        output = (first + column // 8) * 64 + (group * 2 + unit) * 8 + column % 8
+                        yield "read", sums[v, output : output + 1], (group, unit)
+
+
 class AimChannel(_Channel):
     """GDDR6-AiM: 16 banks with an accumulator each, and a global buffer of a row's bursts."""
 
@@ -259,18 +281,24 @@ class AimChannel(_Channel):
             self.sums = self.sums + self.data[:, :, self.row, at["column"]] @ self.buffer[at["column"]]
 
 
-class _HbmPim(_Channel):
+class HbmPimChannel(_Channel):
+    """HBM-PIM: 8 units of two banks, with registers for 8 bursts of inputs and 8 of sums."""
+
     levels, columns = (4, 2, 2), 32
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.opened: dict[int, int] = {}
-        self.a = np.zeros((8, LANES), dtype=self.x.dtype)
-        self.b = np.zeros((4, 2, 8, LANES), dtype=self.x.dtype)
-        self.macs = 0
+        self.reset()
         self.input_tiles = -(-self.kernel.k // 128)
         self.y = np.zeros((self.kernel.m, self.blocks(64) * 64), dtype=self.x.dtype)
         self.entries = _padded(self.x, self.input_tiles * 128).reshape(self.kernel.m, -1, 8, LANES)
+
+    def reset(self) -> None:
+        """All banks closed."""
+        self.opened: dict[int, int] = {}
+        self.a = np.zeros((8, LANES), dtype=self.data.dtype)
+        self.b = np.zeros((4, 2, 8, LANES), dtype=self.data.dtype)
+        self.macs = 0
 
     def rows(self, used: int) -> int:
         tiles = self.blocks(64)
@@ -280,20 +308,9 @@ class _HbmPim(_Channel):
         return self.outputs_of_blocks(64)
 
     def host(self) -> Iterator[Any]:
-        tiles = self.blocks(64)
-        inputs = range(-(-self.kernel.k // 128))
-        for v in range(self.kernel.m):
-            for _ in range(tiles):
-                for t in (*inputs[::2], *inputs[1::2]):
-                    for entry in range(8):
-                        yield "write", v, t, entry
-        for v in range(self.kernel.m):
-            for tile in range(0, tiles, 4):
-                for column in range(8 * min(4, tiles - tile)):
-                    for unit in range(2):
-                        for group in range(4):
-                            output = (tile + column // 8) * 64 + (group * 2 + unit) * 8 + column % 8
-                            yield "read", v, output, (group, unit)
+        m, tiles = self.kernel.m, self.blocks(64)
+        vectors = np.broadcast_to(self.entries[:, None], (m, tiles, *self.entries.shape[1:]))
+        yield from hbm_pim_visits(vectors, self.y)
 
     def issue(self, command: str, at: dict[str, int]) -> None:
         row = at.get("row", 0)
@@ -310,19 +327,19 @@ class _HbmPim(_Channel):
             elif command == "WRPIM":
                 self.data[:, :, at["bank"], row, column] = self.b[:, :, column % 8]
             else:
-                v, output, (group, unit) = self.next("read")
+                result, (group, unit) = self.next("read")
                 if (group, unit) != (at["bank_group"], at["pim_unit"]):
-                    raise DataError(f"output {output} is read from another unit")
-                self.y[v, output] = self.data[group, unit, at["bank"], row, column].sum()
+                    raise DataError(f"due is unit {(group, unit)}, read is another")
+                result[0] = self.data[group, unit, at["bank"], row, column].sum()
         elif command == "WRPIMON":
             self.b[:] = 0
         elif command == "WRREG" and at["column"] >= 8:
             if row != 0x3FFF:
                 return
-            v, tile, entry = self.next("write")
+            burst, entry = self.next("write")
             if entry != at["column"] - 8:
                 raise DataError(f"entry {entry} goes to column {entry + 8}, not {at['column']}")
-            self.a[entry] = self.entries[v, tile, entry]
+            self.a[entry] = burst
             self.macs = 0
 
 
@@ -447,4 +464,4 @@ class _AttAcc(_Channel):
             raise DataError(f"channel {self.number}: the program ends before everything is moved")
 
 
-_CHANNELS: dict[str, type[_Channel]] = {"aim": AimChannel, "hbm-pim": _HbmPim, "attacc": _AttAcc}
+_CHANNELS: dict[str, type[_Channel]] = {"aim": AimChannel, "hbm-pim": HbmPimChannel, "attacc": _AttAcc}

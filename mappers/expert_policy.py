@@ -10,14 +10,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from neardata.arch.config_file import StrictModel
 
 Cache = Literal["lru", "lfu", "score"]
 Start = Literal["even", "popular", "empty"]
+Whole = Literal["split", "spread", "balanced"]
 Capacity = Annotated[int, Field(ge=1)] | Literal["fit"]
 
 
@@ -98,10 +99,23 @@ Policy = Annotated[
 
 
 def _form(given: object) -> str:
-    return "whole" if isinstance(given, str) else "offloaded"
+    return "offloaded" if isinstance(given, dict | StrictModel) else "whole"
+
+
+def _known(given: object) -> object:
+    """Words that are none of `Whole` are told of the policies too."""
+    if not isinstance(given, dict | StrictModel) and given not in get_args(Whole):
+        policies = ", ".join(
+            get_args(kind.model_fields["policy"].annotation)[0] for kind in get_args(get_args(Policy)[0])
+        )
+        raise ValueError(
+            f"must be {', '.join(get_args(Whole))} or {{policy: one of {policies}}}, got {given!r}"
+        )
+    return given
 
 
 Experts = Annotated[
-    Annotated[Literal["split", "spread"], Tag("whole")] | Annotated[Policy, Tag("offloaded")],
+    Annotated[Whole, Tag("whole")] | Annotated[Policy, Tag("offloaded")],
     Discriminator(_form),
+    BeforeValidator(_known),
 ]

@@ -101,9 +101,9 @@ class ExpertLayer:
 
 def _share(kernel: Elementwise, tokens: int, total: int) -> Elementwise:
     """The part of some tokens in a pass over the data of ``total``."""
-    sizes = (kernel.read_bytes, kernel.write_bytes, kernel.operations, kernel.memory_bytes)
-    read, write, operations, memory = (size * tokens // total for size in sizes)
-    return Elementwise(read, write, operations, memory)
+    sizes = (kernel.read_bytes, kernel.write_bytes, kernel.operations, kernel.memory_bytes, kernel.rows)
+    read, write, operations, memory, rows = (size * tokens // total for size in sizes)
+    return Elementwise(read, write, operations, memory, rows)
 
 
 def _operand(graph: Graph, tensor: str, place: str, shard: Shard) -> Operand:

@@ -14,19 +14,28 @@ dependency.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neardata.arch.precision import INTEGERS
-from neardata.arch.system import PimUnit, System
-from neardata.mappers.bank_data import multiply
+from neardata.arch.system import System
+from neardata.mappers.banks import Banks
+from neardata.mappers.cells import Cell, ProgramError, assign, merge
 from neardata.mappers.marks import COMPLETE, NOTHING, Marks
 from neardata.mappers.operator_slices import EVALUATE, whole
-from neardata.sim.program import Collective, Operand, PimMatMul, Program, Slices, Task, Transfer
-from neardata.sim.system.pim_programs import program_of, with_order
+from neardata.sim.program import (
+    Collective,
+    Operand,
+    PimAttention,
+    PimMatMul,
+    Program,
+    Slices,
+    Task,
+    Transfer,
+)
 from neardata.workloads import semantics
 from neardata.workloads.graph import Graph, Operator, Tensor
 from neardata.workloads.semantics import Quantised, Value, Values
@@ -34,23 +43,6 @@ from neardata.workloads.semantics import Quantised, Value, Values
 MATRIX_KINDS = ("linear", "expert_linear", "head_linear", "attention")
 """Kinds whose every output is computed in all places together as often as ``Program.operators`` says by its
 MACs, once if it does not; others may be repeated."""
-
-
-class ProgramError(ValueError):
-    """A program that does not compute its graph. The message names task, tensor, slices and place."""
-
-
-@dataclass
-class _Cell:
-    """A tensor in a place."""
-
-    value: Any
-    """Array or `Quantised`, of the tensor's whole shape."""
-    mark: Marks
-    blank: NDArray[np.bool_]
-    """Written as a partial sum of nothing: no expert of a token is here."""
-    writers: list[tuple[int, tuple[slice, ...], bool]] = field(default_factory=list)
-    """Task number, what it wrote, by adding?"""
 
 
 def execute(
@@ -67,7 +59,9 @@ def execute(
         values: of the tensors that are there at the start, as for `semantics.execute`.
         reach: places that a unit reads and writes besides its own.
         banks: the system, to have products in its memories computed by their command programs from what lies
-            in the banks (`neardata.mappers.bank_data`), instead of by what they mean. Slow: for small graphs.
+            in the banks (`neardata.mappers.bank_data`), instead of by what they mean; attention too, of
+            GDDR6-AiM and HBM-PIM (`neardata.mappers.attention_data`), but not AttAcc's, nor attention with a
+            table of biases, which are computed by what they mean. Slow: for small graphs.
 
     Raises:
         DataError: a command program that does not do what its kernel says.
@@ -92,8 +86,14 @@ def execute(
 
 
 def reach_of(system: System) -> dict[str, tuple[str, ...]]:
-    """Places where the units of a system keep their data, for `execute`."""
-    return {name: (instance.place,) for name, instance in system.instances.items()}
+    """Places where the units of a system keep their data, for `execute`; drives reach the place of the
+    processor that they are attached to, too."""
+    places = {name: instance.place for name, instance in system.instances.items()}
+    partners = {name: system.attached(name) for name in places}
+    return {
+        name: (place,) if (partner := partners[name]) is None else (place, places[partner])
+        for name, place in places.items()
+    }
 
 
 def verify(
@@ -150,8 +150,8 @@ class Run:
         banks: System | None = None,
     ) -> None:
         self.program, self.graph, self.values, self.reach = program, graph, values, reach
-        self.banks = banks
-        self.cells: dict[tuple[str, str], _Cell] = {}
+        self.banks = None if banks is None else Banks(banks)
+        self.cells: dict[tuple[str, str], Cell] = {}
         self.computed: dict[str, Marks] = {}
         """Of outputs of matrix operators, the marks computed in all places together."""
         self.names = {operator.name for operator in graph}
@@ -178,7 +178,7 @@ class Run:
             raise ProgramError(f"tensor '{name}' is not in the graph")
         return self.graph.tensors[name]
 
-    def cell(self, place: str, name: str) -> _Cell:
+    def cell(self, place: str, name: str) -> Cell:
         key = place, name
         if key not in self.cells:
             tensor = self.tensor(name)
@@ -191,7 +191,7 @@ class Run:
                 integer = tensor.format.dtype in INTEGERS
                 value = np.zeros(tensor.shape, dtype=np.int64 if integer else np.float64)
             marks = np.zeros(tensor.shape, dtype=np.uint64)
-            self.cells[key] = _Cell(value, marks, np.zeros(tensor.shape, dtype=bool))
+            self.cells[key] = Cell(value, marks, np.zeros(tensor.shape, dtype=bool))
         return self.cells[key]
 
     def put_at_start(self, operand: Operand) -> None:
@@ -205,7 +205,7 @@ class Run:
             raise ProgramError(f"placement: there is no value for tensor '{operand.tensor}'")
         value = semantics.stored(self.values.get(operand.tensor, np.zeros(tensor.shape)), tensor)
         cell, index = self.cell(operand.place, operand.tensor), self.index(operand)
-        _assign(cell.value, index, value[index])
+        assign(cell.value, index, value[index])
         cell.mark[index] = COMPLETE
         if producer is not None and appended:
             cell.mark[self.new_rows(self.graph[producer])] = NOTHING
@@ -248,7 +248,7 @@ class Run:
         self.check_waits(operand, cell, index, among=lambda added: True)
 
     def check_waits(
-        self, operand: Operand, cell: _Cell, index: tuple[slice, ...], among: Callable[[bool], bool]
+        self, operand: Operand, cell: Cell, index: tuple[slice, ...], among: Callable[[bool], bool]
     ) -> None:
         for writer, wrote, added in cell.writers:
             if among(added) and _overlap(wrote, index) and not self.waits[self.number] >> writer & 1:
@@ -273,7 +273,7 @@ class Run:
                 if (mark != COMPLETE).any():
                     raise self.error(operand, "is kept with scales: a partial sum cannot be")
                 value = semantics.quantise(value, self.tensor(operand.tensor).format)
-            _assign(cell.value, index, value)
+            assign(cell.value, index, value)
             cell.mark[index] = mark
         cell.writers.append((self.number, index, operand.add))
 
@@ -334,7 +334,7 @@ class Run:
         """Transfers and collectives: what is written is what is read, added up where several places have it
         and it is written by ``all_reduce``."""
         reduce = isinstance(task.kernel, Collective) and task.kernel.operation == "all_reduce"
-        parts: dict[str, _Cell] = {}
+        parts: dict[str, Cell] = {}
         for operand in self.new_parts(task.reads):
             self.check_read(operand, partial=True)
             source = self.cells[operand.place, operand.tensor]
@@ -349,7 +349,7 @@ class Run:
                 continue
             if there.any() and not (part.mark[index][there] == source.mark[index][there]).all():
                 raise self.error(operand, "is read twice, and is not the same")
-            _assign(part.value, index, source.value[index])
+            assign(part.value, index, source.value[index])
             part.mark[index] = source.mark[index]
         for operand in self.new_parts(task.writes):
             index = self.index(operand)
@@ -369,13 +369,16 @@ class Run:
                 yield operand
                 continue
             first, *others = self.index(operand)
-            for row in self.new_rows(self.graph[producer]).tolist():
-                if first.start <= row < first.stop:
-                    rest = tuple((i.start, i.stop) for i in others)
-                    yield replace(operand, slices=((row, row + 1), *rest))
+            new = self.new_rows(self.graph[producer])
+            inside = new[(new >= first.start) & (new < first.stop)].tolist()
+            if not inside:  # of earlier positions alone
+                yield operand
+            for row in inside:
+                rest = tuple((i.start, i.stop) for i in others)
+                yield replace(operand, slices=((row, row + 1), *rest))
 
     def replace(
-        self, operand: Operand, part: _Cell, target: _Cell, index: tuple[slice, ...], *, reduce: bool
+        self, operand: Operand, part: Cell, target: Cell, index: tuple[slice, ...], *, reduce: bool
     ) -> None:
         """A collective ends where its own operands lie; the same data may also be sent again."""
         before = [o for o in self.task.reads if (o.place, o.tensor) == (operand.place, operand.tensor)]
@@ -391,7 +394,7 @@ class Run:
             marks[again] = NOTHING
             target.mark[index] = marks
 
-    def empty(self, name: str) -> _Cell:
+    def empty(self, name: str) -> Cell:
         """Nothing of a tensor."""
         key = ("", name)
         self.cells.pop(key, None)
@@ -461,7 +464,7 @@ class Run:
             mine, others = semantics.dequantised(cell.value), semantics.dequantised(found.value)
             if both.any() and not np.allclose(mine[both], others[both], rtol=1e-9, atol=1e-12):
                 raise ProgramError(f"tensor '{name}' is not the same in '{place}' as elsewhere")
-            _merge(found, cell, done)
+            merge(found, cell, done)
         if not touched:
             return None
         missing = found.mark != COMPLETE
@@ -509,7 +512,7 @@ class Run:
             )
             if any(c.start >= c.stop for c in common):
                 continue
-            _assign(found.value, common, self.cells[operand.place, name].value[common])
+            assign(found.value, common, self.cells[operand.place, name].value[common])
             local = tuple(
                 slice(c.start - i.start, c.stop - i.start) for c, i in zip(common, index, strict=True)
             )
@@ -534,12 +537,19 @@ class Run:
             )
         if self.banks is None:
             return sum(semantics.linear(x[:, a:b], w[:, a:b]) for a, b in kernel.parts)
-        group = self.banks.instances[self.reader.unit].group
-        unit = self.banks.units[group]
-        assert isinstance(unit, PimUnit)
-        device = self.banks.device(group)
-        named = with_order(kernel, device, unit.channels)
-        return multiply(named, program_of(named, device, unit.channels), x, w)
+        return self.banks.product(self.reader.unit, kernel, x, w)
+
+    def scores(self) -> Task:
+        """The task whose scores the values of this one are weighted with."""
+        for number in range(self.number):
+            task = self.program.tasks[number]
+            same = (task.operators, task.unit) == (self.task.operators, self.task.unit)
+            scores = isinstance(task.kernel, PimAttention) and task.kernel.stage == "scores"
+            if same and scores and self.waits[self.number] >> number & 1:
+                return task
+        raise ProgramError(
+            f"task '{self.task.name}': waits for no scores of {', '.join(self.task.operators)}"
+        )
 
     def slices_read(self, name: str) -> list[tuple[slice, ...]]:
         return [self.index(operand) for operand in self.sources if operand.tensor == name]
@@ -559,30 +569,6 @@ def _ancestors(program: Program) -> list[int]:
         number[task.name] = i
         out.append(mask)
     return out
-
-
-def _assign(target: Any, index: tuple[slice, ...], value: Any) -> None:
-    if not isinstance(target, Quantised):
-        target[index] = value
-        return
-    if not isinstance(value, Quantised):
-        raise ProgramError("numbers without scales for a tensor that is kept with them")
-    target.data[index] = value.data
-    last = index[-1]
-    groups = slice(last.start // target.group, -(-last.stop // target.group))
-    target.scales[(*index[:-1], groups)] = value.scales
-
-
-def _merge(found: _Cell, cell: _Cell, done: NDArray[np.bool_]) -> None:
-    """The complete elements of a cell into another."""
-    if isinstance(cell.value, Quantised):
-        found.value.data[done] = cell.value.data[done]
-        group = cell.value.group
-        firsts = done[..., ::group]
-        found.value.scales[firsts] = cell.value.scales[firsts]
-    else:
-        found.value[done] = cell.value[done]
-    found.mark[done] = COMPLETE
 
 
 def _overlap(a: tuple[slice, ...], b: tuple[slice, ...]) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 
 from neardata.arch.dram import Device
 from neardata.arch.precision import Format
-from neardata.mappers.regions import bytes_of, input_shard, output_shard
+from neardata.mappers.regions import bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule
 from neardata.sim.program import (
     Attention,
@@ -17,6 +18,7 @@ from neardata.sim.program import (
     PimAttention,
     PimMatMul,
 )
+from neardata.sim.system.pim_programs import partial_sum_bytes
 from neardata.workloads.graph import Graph, Operator
 
 OPERATIONS = {
@@ -79,6 +81,31 @@ def processor_kernel(
     raise AssertionError(f"no kernel for {operator.kind}")
 
 
+def expert_load(
+    graph: Graph, steps: Sequence[Sequence[Sequence[int]]], time: Callable[[Kernel], int]
+) -> list[list[float]]:
+    """What the experts of each layer have to do in some steps, in picoseconds.
+
+    Args:
+        steps: (steps, layers with experts, experts) tokens of each expert.
+        time: of a kernel; its roofline, so that one expert's part of a kernel of many is told.
+    """
+    layers: dict[int | None, list[Operator]] = {}
+    for operator in graph:
+        if operator.kind == "expert_linear":
+            layers.setdefault(operator.layer, []).append(operator)
+
+    def of_expert(operators: list[Operator], tokens: int) -> int:
+        if not tokens:
+            return 0
+        return sum(time(MatMul(tokens, o["n"], o["k"], 1, *formats(graph, o))) for o in operators)
+
+    return [
+        [float(sum(of_expert(operators, step[at][e]) for step in steps)) for e in range(len(steps[0][at]))]
+        for at, operators in enumerate(layers.values())
+    ]
+
+
 def pim_refusal(graph: Graph, operator: Operator, device: Device) -> str | None:
     """Why a PIM memory does not run a product, whatever its size; None: it does."""
     for name in operator.inputs:
@@ -126,12 +153,12 @@ def pim_kernels(
     return ()
 
 
-def reduction_kernel(kernel: PimMatMul, format: Format) -> Elementwise:
+def reduction_kernel(kernel: PimMatMul, format: Format, device: Device) -> Elementwise:
     """What a processor does with the partial sums of a product: they are read, added, and the result written.
     The memory's units left them in it, as they do scores."""
     sums = kernel.m * kernel.n
-    size = format.bytes_of(sums, kernel.n)
-    return Elementwise(kernel.partial_sum_bytes, size, (kernel.k_parts - 1) * sums, kernel.partial_sum_bytes)
+    read, size = partial_sum_bytes(kernel, device), format.bytes_of(sums, kernel.n)
+    return Elementwise(read, size, (kernel.k_parts - 1) * sums, read)
 
 
 def _heads(operator: Operator, rule: Rule, slot: int) -> tuple[int, int]:
@@ -161,11 +188,11 @@ def elementwise_kernel(
     """One pass for operators that follow each other: outside inputs are read, what is used later written.
 
     Rows of an embedding table come from memory and rows of keys and values go to it; a cache may
-    hold the rest.
+    hold the rest. What norms reduce is counted in rows: of a head's width where each head has a norm.
     """
     made: set[str] = set()
     seen: set[str] = set()
-    read = write = operations = uncached = 0
+    read = write = operations = uncached = reduced = 0
     for operator, rule in operators:
         for name in operator.inputs:
             tensor = graph.tensors[name]
@@ -173,9 +200,9 @@ def elementwise_kernel(
                 continue
             seen.add(name)
             if operator.kind == "embedding" and tensor.role == "weight":
-                rows = tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
-                read += rows
-                uncached += rows
+                taken = tensor.format.bytes_of(int(operator["m"]) * int(operator["n"]))
+                read += taken
+                uncached += taken
             else:
                 shard = input_shard(graph, operator, name, rule, slot)
                 read += bytes_of(tensor, shard) if shard is not None else 0
@@ -184,13 +211,15 @@ def elementwise_kernel(
             part = output_shard(graph, operator, name, rule, slot)
             if operator.kind == "kv_append":
                 share = part.size / tensor.shape[1] if part.dim is not None else 1
-                rows = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
-                write += round(rows * share)
-                uncached += round(rows * share)
+                added = tensor.format.bytes_of(int(operator["tokens"]) * int(operator["width"]))
+                write += round(added * share)
+                uncached += round(added * share)
             elif name in used_later:
                 write += bytes_of(tensor, part)
             if operator.kind != "kv_append":
                 elements = 8 * bytes_of(tensor, part) // tensor.format.bits
                 operations += OPERATIONS.get(operator.kind, 0) * elements
+                if operator.kind == "norm":
+                    reduced += prod(stop - start for start, stop in regions_of(tensor, part)) // operator["n"]
         made.update(operator.outputs)
-    return Elementwise(read, write, operations, uncached)
+    return Elementwise(read, write, operations, uncached, reduced)

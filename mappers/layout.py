@@ -1,6 +1,7 @@
-"""Where each weight of a matrix in the banks lies: channel, bank, row, column, lane; and back.
+"""Where each weight of a matrix in the banks lies: channel, bank, row, column, lane.
 
-`layout_of` gives the layout of a device; `placed_bytes` the room that a matrix takes.
+`layout_of` gives the layout of a device; `placed_bytes` the room that a matrix takes; `fill` shares the
+channels out among matrices.
 `AimWeights`, `HbmPimWeights` and `AttAccWeights` are the layouts that the programs of
 `neardata.sim.dram.aim_matmul`, ``hbm_pim_matmul`` and ``attacc_matmul`` work on: rows by the tilings of
 these, places written down apart from them. Keys lie like a matrix of positions x width, values like one of
@@ -9,7 +10,7 @@ width x positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -43,11 +44,6 @@ class Layout(Protocol):
 
     def place(self, output: ArrayLike, input: ArrayLike) -> Places:
         """Of the weights w[output, input]; arrays that broadcast."""
-        ...
-
-    def element(self, places: Places) -> tuple[Ints, Ints]:
-        """Output and input of the weights in these places. Places that hold none give an output of at
-        least n or an input of at least k."""
         ...
 
 
@@ -94,17 +90,6 @@ class AimWeights:
             "row": row * tiling.segments + segment, "column": beside * tiling.bursts + column, "lane": lane,
         }  # fmt: skip
 
-    def element(self, places: Places) -> tuple[Ints, Ints]:
-        """See `Layout`."""
-        tiling = self.tiling
-        row, segment = np.divmod(places["row"], tiling.segments)
-        beside, column = np.divmod(places["column"], tiling.bursts if tiling.segments == 1 else self.columns)
-        block = (row * tiling.share + beside) * self.channels + places["channel"]
-        output = block * 16 + places["bank_group"] * 4 + places["bank"]
-        unused = beside >= tiling.share
-        input = (segment * self.columns + column) * LANES + places["lane"]
-        return output, np.where(unused, self.k, input)
-
 
 @dataclass(frozen=True)
 class HbmPimWeights:
@@ -143,15 +128,6 @@ class HbmPimWeights:
             "channel": channel, "bank_group": unit // 2, "pim_unit": unit % 2, "bank": input_tile % 2,
             "row": tile * self.tile_rows + input_tile // 2 * 2 + half, "column": column, "lane": lane,
         }  # fmt: skip
-
-    def element(self, places: Places) -> tuple[Ints, Ints]:
-        """See `Layout`."""
-        tile, row = np.divmod(places["row"], self.tile_rows)
-        entry, register = np.divmod(row % 2 * 32 + places["column"], 8)
-        unit = places["bank_group"] * 2 + places["pim_unit"]
-        output = (tile * self.channels + places["channel"]) * 64 + unit * 8 + register
-        input_tile = row // 2 * 2 + places["bank"]
-        return output, input_tile * 128 + entry * LANES + places["lane"]
 
 
 @dataclass(frozen=True)
@@ -195,17 +171,6 @@ class AttAccWeights:
             "lane": lane,
         }  # fmt: skip
 
-    def element(self, places: Places) -> tuple[Ints, Ints]:
-        """See `Layout`."""
-        block, row = np.divmod(places["row"], self.tiling.block_rows)
-        segment = np.minimum(row // 16, self.tiling.segments - 1)
-        parts = np.where(segment < self.tiling.segments - 1, 32, self.tiling.last)
-        line, part = np.divmod((row - segment * 16) * 32 + places["column"], parts)
-        group = places["pseudo_channel"] * 8 + places["rank"] * 4 + places["bank_group"]
-        output = ((block * 16 + line) * self.channels + places["channel"]) * 16 + group
-        input = (segment * 32 + part) * 64 + places["bank"] * LANES + places["lane"]
-        return np.where(line < 16, output, self.n), input
-
 
 def layout_of(
     n: int, k: int, device: Device | str, channels: int, *, own_rows: bool = False
@@ -225,14 +190,12 @@ def layout_of(
             return AttAccWeights(n, k, channels)
 
 
-def placed_bytes(kernel: PimMatMul, device: Device | str, channels: int) -> int:
-    """Room that a kernel's n x k matrix takes: its rows in every bank of the channels that hold it.
+def channel_rows(kernel: PimMatMul, device: Device | str, channels: int) -> tuple[int, ...]:
+    """Rows that a kernel's n x k matrix takes in every bank of each of the channels that hold it, the most
+    first.
 
-    Rows count whole: a command works on the same row of all banks of a channel. Outputs are dealt to the
-    channels line by line; the last round of a matrix, which may not fill all channels, goes to those that are
-    emptiest, so that what one matrix leaves free another takes. Channels are alike, and a product takes the
-    same time in whichever it lies. The fullest channel then holds at most one line's rows more than the
-    emptiest, which is not counted.
+    Outputs are dealt to the channels line by line. Channels are alike, and a product takes the same time in
+    whichever its matrix lies: see `fill`.
 
     Args:
         device: of the unit, with its overrides; or the name of a preset as it is.
@@ -241,16 +204,49 @@ def placed_bytes(kernel: PimMatMul, device: Device | str, channels: int) -> int:
     Raises:
         InputError: a device without generator.
 
-    >>> placed_bytes(PimMatMul(1, 512, 4096), "gddr6-aim", 32), 512 * 4096 * 2
-    (4194304, 4194304)
-    >>> placed_bytes(PimMatMul(1, 513, 4096), "gddr6-aim", 32)     # one output more: its rows in 16 banks
-    4325376
+    >>> channel_rows(PimMatMul(1, 528, 4096, channels=4), "gddr6-aim", 32)
+    (36, 32, 32, 32)
     """
     model = device_of(device)
     part = max(stop - start for start, stop in kernel.parts)
     each = (kernel.channels or channels) // kernel.k_parts
     layout = layout_of(kernel.n, part, model, each, own_rows=kernel.own_rows)
     rounds, more = divmod(-(-kernel.n // layout.LINE), each)
-    rows = more * replace(layout, n=(rounds + 1) * layout.LINE, channels=1).rows
-    rows += (each - more) * replace(layout, n=rounds * layout.LINE, channels=1).rows
-    return rows * kernel.k_parts * model.bursts_per_row * model.burst_bytes * model.n_banks
+    most, least = (replace(layout, n=n * layout.LINE, channels=1).rows for n in (rounds + 1, rounds))
+    return (most,) * (more * kernel.k_parts) + (least,) * ((each - more) * kernel.k_parts)
+
+
+def bytes_of_rows(rows: int, device: Device) -> int:
+    """Of so many rows of every bank of a channel: a command works on the same row of all of them."""
+    return rows * device.bursts_per_row * device.burst_bytes * device.n_banks
+
+
+def placed_bytes(kernel: PimMatMul, device: Device | str, channels: int) -> int:
+    """Room that a kernel's n x k matrix takes: its rows in every bank of the channels that hold it. Rows
+    count whole. Arguments and errors as of `channel_rows`.
+
+    >>> placed_bytes(PimMatMul(1, 512, 4096), "gddr6-aim", 32), 512 * 4096 * 2
+    (4194304, 4194304)
+    >>> placed_bytes(PimMatMul(1, 513, 4096), "gddr6-aim", 32)     # one output more: its rows in 16 banks
+    4325376
+    """
+    model = device_of(device)
+    return bytes_of_rows(sum(channel_rows(kernel, model, channels)), model)
+
+
+def fill(matrices: Iterable[tuple[int, ...]], channels: int) -> list[int]:
+    """Rows taken in each channel by matrices beside each other: the largest first, each in the emptiest
+    channels, its longer parts in the emptiest of them.
+
+    Args:
+        matrices: of each, its `channel_rows`.
+
+    >>> fill([(36, 32), (4,), (10, 10, 10, 10)], 4)
+    [46, 42, 14, 10]
+    """
+    taken = [0] * channels
+    for rows in sorted(matrices, key=lambda rows: (rows[0], len(rows)), reverse=True):
+        emptiest = sorted(range(channels), key=taken.__getitem__)
+        for channel, more in zip(emptiest, rows, strict=False):
+            taken[channel] += more
+    return taken

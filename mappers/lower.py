@@ -14,10 +14,13 @@ from typing import Any
 
 from neardata.arch.errors import InputError
 from neardata.arch.system import PimUnit, System
-from neardata.mappers.expert_offload import Load, offloaded
-from neardata.mappers.layout import placed_bytes
+from neardata.mappers.expert_offload import offloaded
+from neardata.mappers.expert_placement import Load
+from neardata.mappers.flash import FlashPlacer
+from neardata.mappers.in_storage import CachePlacer
+from neardata.mappers.layout import bytes_of_rows, channel_rows, fill
 from neardata.mappers.lowering_pass import Pass, Slot
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.mappers.mapping import Mapping, pim_group, processor_group, storage_group
 from neardata.mappers.product_choice import ProductChoice
 from neardata.mappers.regions import WHOLE, Shard
 from neardata.mappers.sharding import Sharding
@@ -26,6 +29,18 @@ from neardata.workloads.graph import Graph, Operator
 
 Cost = Callable[[str, Kernel], int]
 """Picoseconds of a kernel on a unit of a group."""
+
+
+class ChannelsFull(InputError):
+    """A memory has room, but no channels of it for matrices of so few channels each."""
+
+    def __init__(self, place: str, needed: int, there: int, largest: str) -> None:
+        self.place, self.needed, self.there, self.largest = place, needed, there, largest
+        super().__init__(
+            f"matrices would take {needed:,} bytes of a channel of '{place}', which holds {there:,}: "
+            f"give their forms more channels; {largest}",
+            key="mapping.products",
+        )
 
 
 def lower(
@@ -42,10 +57,12 @@ def lower(
             step.
         cost: decides between processor and memory where the mapping says ``fastest``, and for policies that
             weigh costs.
-        load: of each layer with experts, how much each is chosen: tells a policy who is popular.
+        load: of each layer with experts, how much each is chosen, which tells a policy who is popular, or has
+            to do, which ``balanced`` experts need (`neardata.mappers.kernels.expert_load`).
 
     Raises:
         InputError: the mapping does not fit the system.
+        ChannelsFull: matrices do not fit the channels of a PIM memory that has room for them.
     """
     if not isinstance(mapping.experts, str):
         steps = [graphs] if isinstance(graphs, Graph) else list(graphs)
@@ -58,7 +75,8 @@ def lower(
         programs = [lower(graph, system, one, cost) for graph in steps]
         device = processor_group(system, mapping)
         return offloaded(programs, steps, system, device, mapping.experts, cost, load)
-    return Lowering([graphs] if isinstance(graphs, Graph) else list(graphs), system, mapping, cost).program()
+    parts = [graphs] if isinstance(graphs, Graph) else list(graphs)
+    return Lowering(parts, system, mapping, cost, load).program()
 
 
 def stage_bytes(graph: Graph, stages: int) -> list[int]:
@@ -82,22 +100,35 @@ def _stage_of(operator: Operator, layers: list[int], stages: int) -> int:
 class Lowering:
     """The units, and what all passes add to."""
 
-    def __init__(self, graphs: list[Graph], system: System, mapping: Mapping, cost: Cost | None) -> None:
+    def __init__(
+        self,
+        graphs: list[Graph],
+        system: System,
+        mapping: Mapping,
+        cost: Cost | None,
+        load: Load | None = None,
+    ) -> None:
         self.graphs, self.system, self.mapping, self.cost = graphs, system, mapping, cost
         self.processor = processor_group(system, mapping)
         self.pim = pim_group(system, mapping)
         self.device = None if self.pim is None else system.device(self.pim)
+        self.storage = storage_group(system, mapping)
+        self.flash = None if self.storage is None else FlashPlacer(system, self.storage, mapping.flash, cost)
+        self.caches = CachePlacer(system, mapping)
         if mapping.on_pim == "fastest" and self.pim is not None and cost is None:
             raise InputError("to choose the fastest unit costs are needed", key="mapping.on_pim")
         self.stages = self._stages()
         self.layers = sorted({op.layer for graph in graphs for op in graph if op.layer is not None})
         assert isinstance(mapping.experts, str), "a policy is applied to a program, after lowering"
-        self.shardings = [Sharding(graph, len(self.stages[0]), mapping.experts) for graph in graphs]
+        slots = len(self.stages[0])
+        self.shardings = [Sharding(graph, slots, mapping.experts, load) for graph in graphs]
         self.tasks: list[Task] = []
         self.placed: dict[tuple[str, str, Shard], Operand] = {}
         self.operators: dict[str, dict[str, Any]] = {}
         self.choice: dict[tuple[Kernel, ...], bool] = {}
-        self.rooms: dict[PimMatMul, int] = {}
+        self.rows: dict[PimMatMul, tuple[int, ...]] = {}
+        self.matrices: dict[str, dict[tuple[str, Shard], tuple[tuple[int, ...], int]]] = {}
+        """Of each PIM memory's place, matrices in its banks: rows in channels, and how many are alike."""
         self.products = None
         if self.pim is None and mapping.products:
             raise InputError("forms of products in memory, and no PIM memory is used", key="mapping.products")
@@ -124,7 +155,10 @@ class Lowering:
                     key="mapping.pim",
                 )
             memories = list(names)
-        slots = [Slot(p, m) for p, m in zip(processors, memories, strict=True)]
+        drives: list[str | None] = [None] * len(processors)
+        if self.storage is not None:
+            drives = list(self.system.names(self.storage))
+        slots = [Slot(*units) for units in zip(processors, memories, drives, strict=True)]
         n = len(slots) if self.mapping.pipeline == "all" else self.mapping.pipeline
         if len(slots) % n:
             raise InputError(f"{len(slots)} units do not make {n} equal stages", key="mapping.pipeline")
@@ -152,7 +186,7 @@ class Lowering:
                 self._repeat(walk, step)
         for operator in self.operators.values():
             operator["macs"] *= self.mapping.steps
-        return Program(
+        program = Program(
             name=self.graphs[0].name,
             system=self.system.name,
             tasks=tuple(self.tasks),
@@ -161,10 +195,12 @@ class Lowering:
             tokens=sum(graph.batch for graph in self.graphs) * self.mapping.steps,
             hardware=self.system.to_dict(),
             notes=tuple(
-                f"on {self.processor}, not {self.pim}: {', '.join(groups)}: {why}"
+                f"on {self.processor}, not {self.mapping.attention or self.pim}: {', '.join(groups)}: {why}"
                 for why, groups in self.refused.items()
             ),
         )
+        self._check_channels(program)
+        return program
 
     def _placement(self) -> Iterator[Operand]:
         """What lies where; parts of what lies there whole, as a head that is the embedding, only once."""
@@ -220,15 +256,44 @@ class Lowering:
             self.choice[key] = there < self.cost(self.processor, otherwise)
         return self.choice[key]
 
-    def room_of(self, kernel: PimMatMul) -> int:
-        """Bytes of the bank rows that a product's matrix takes in the PIM memory."""
+    @property
+    def channels(self) -> int:
+        """Of a PIM memory."""
+        unit = self.system.units[self.pim or ""]
+        assert isinstance(unit, PimUnit)
+        return unit.channels
+
+    def take_rows(self, name: str, place: str, shard: Shard, kernel: PimMatMul, count: int) -> None:
+        """Matrices of a tensor, multiplied in the banks of a PIM memory, take whole rows of them."""
         kernel = replace(kernel, m=1, order="")
-        if kernel not in self.rooms:
-            assert self.pim is not None and self.device is not None
-            unit = self.system.units[self.pim]
-            assert isinstance(unit, PimUnit)
-            self.rooms[kernel] = placed_bytes(kernel, self.device, unit.channels)
-        return self.rooms[kernel]
+        assert self.device is not None
+        if kernel not in self.rows:
+            self.rows[kernel] = channel_rows(kernel, self.device, self.channels)
+        rows = self.rows[kernel]
+        key = (name, place, shard)
+        room = bytes_of_rows(sum(rows), self.device) * count
+        self.placed[key] = replace(self.placed[key], bytes=room)
+        self.matrices.setdefault(place, {})[name, shard] = rows, count
+
+    def _check_channels(self, program: Program) -> None:
+        """No channel of a memory holds more rows than it has. What lies there beside matrices can lie in any
+        channel; places that are too small altogether are refused where programs are run.
+
+        Raises:
+            ChannelsFull: one would.
+        """
+        for place, matrices in self.matrices.items():
+            if program.bytes_at[place] > self.system.capacities[place]:
+                continue
+            assert self.device is not None
+            each = [rows for rows, count in matrices.values() for _ in range(count)]
+            needed, there = max(fill(each, self.channels)), self.device.organisation.row
+            if needed > there:
+                (name, _), (rows, _) = max(matrices.items(), key=lambda item: item[1][0][0])
+                size = bytes_of_rows(rows[0], self.device)
+                told = f"a matrix of '{name}' takes most, {size:,} in each of {len(rows)} channels"
+                needed, there = (bytes_of_rows(n, self.device) for n in (needed, there))
+                raise ChannelsFull(place, needed, there, told)
 
     def link_between(self, one: str, other: str) -> str:
         """The link that joins two units.

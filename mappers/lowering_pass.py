@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from neardata.mappers.in_storage import append_on_drives, attend_on_drives, fetch_from_memory
 from neardata.mappers.kernels import elementwise_kernel, formats, pim_refusal, processor_kernel
 from neardata.mappers.regions import WHOLE, Shard, bytes_of, input_shard, output_shard, regions_of
 from neardata.mappers.sharding import Rule, Sharding
-from neardata.sim.program import Collective, Elementwise, Kernel, Operand, PimMatMul, Task, Transfer
+from neardata.sim.program import (
+    Collective,
+    Elementwise,
+    GroupedMatMul,
+    Kernel,
+    MatMul,
+    Operand,
+    PimMatMul,
+    Task,
+    Transfer,
+)
 from neardata.workloads.graph import Graph, Operator
 
 if TYPE_CHECKING:
@@ -25,6 +36,8 @@ class Slot:
 
     processor: str
     pim: str | None
+    storage: str | None = None
+    """A drive that multiplies, attached to the processor."""
 
 
 def _cut(operand: Operand, rows: tuple[int, int]) -> Operand:
@@ -226,9 +239,10 @@ class Pass:
         return held[place]
 
     def _inputs(
-        self, group: Sequence[Operator], i: int, place: str
+        self, group: Sequence[Operator], i: int, place: str, *, matrices: str | None = None
     ) -> tuple[tuple[str, ...], tuple[Operand, ...]]:
-        """Tasks to wait for, and operands, of operators in one kernel."""
+        """Tasks to wait for, and operands, of operators in one kernel; ``matrices``: where these lie, if not
+        in the place of the rest."""
         made: set[str] = set()
         after: list[str] = []
         reads: dict[tuple[str, Shard], Operand] = {}
@@ -241,7 +255,8 @@ class Pass:
                 if shard is None or shard.empty:
                     continue
                 if self.graph.producer(name) is None:
-                    reads[name, shard] = self._place(name, place, shard)
+                    apart = matrices is not None and name == operator.inputs[1]
+                    reads[name, shard] = self._place(name, str(matrices) if apart else place, shard)
                     self.reads_tokens |= self.graph.tensors[name].role == "index"
                 else:
                     after += self._bring(name, i, place, shard)
@@ -272,10 +287,23 @@ class Pass:
         rules = [self.sharding.rules[operator.name] for operator in group]
         kernel = processor_kernel(self.graph, group, rules, i)
         if kernel is None:  # none of the tokens, or of the heads, are this slot's
-            place = self.low.place_of(slot.processor)
             for operator, rule in zip(group, rules, strict=True):
-                self._keep_weights(operator, rule, i, place)
-                self._leave_out(operator, i, place)
+                self._keep_weights(operator, rule, i, self.low.place_of(slot.storage or slot.processor))
+                self._leave_out(operator, i, self.low.place_of(slot.processor))
+            return
+        caches = self.low.caches
+        if group[0].kind == "attention" and caches.drives:
+            refusal = caches.refusal(self.graph, group[0])
+            if refusal is None:
+                attend_on_drives(self, group[0], i, slot.processor, suffix)
+                return
+            self.low.refused.setdefault(refusal, {})[group[0].group or group[0].kind] = None
+        flash = self.low.flash
+        if flash is not None and isinstance(kernel, MatMul | GroupedMatMul) and flash.runs(kernel):
+            # matrices of experts that are side by side are not in the pages of one
+            parts = [group] if isinstance(kernel, MatMul) else [[operator] for operator in group]
+            for part in parts:
+                self._on_flash(part, i, slot, suffix)
             return
         there = [
             self._in_memory(operator, rule, i, slot) for operator, rule in zip(group, rules, strict=True)
@@ -286,6 +314,29 @@ class Pass:
                 self._run([operator], i, slot.pim, slot.processor, suffix, kernels)
         else:
             self._run(group, i, slot.processor, slot.processor, suffix, (kernel,))
+
+    def _on_flash(self, group: list[Operator], i: int, slot: Slot, suffix: str) -> None:
+        """Products of matrices in flash, divided between its dies and the processor; a task per expert."""
+        kernel = processor_kernel(self.graph, group, [self.sharding.rules[o.name] for o in group], i)
+        assert isinstance(kernel, MatMul | GroupedMatMul)
+        assert slot.storage is not None and self.low.flash is not None
+        here, there = self.low.place_of(slot.processor), self.low.place_of(slot.storage)
+        after, reads = self._inputs(group, i, here, matrices=there)
+        for operand in reads:
+            if operand.place == there:
+                key = next(k for k, o in self.low.placed.items() if o is operand)
+                self.low.placed[key] = replace(operand, bytes=self.low.flash.whole_pages(operand.bytes))
+        kernels = self.low.flash.kernels(kernel)
+        base = f"{self.name}{group[-1].name}{suffix}"
+        names = tuple(base if len(kernels) == 1 else f"{base}.{k}" for k in range(len(kernels)))
+        writes = self._outputs(group, i, here, names)
+        parts = [(reads, writes)]
+        if isinstance(kernel, GroupedMatMul):
+            parts = self._by_expert(group[0], reads, writes)
+        operators = tuple(self.prefix + operator.name for operator in group)
+        for name, one, (mine, made) in zip(names, kernels, parts, strict=True):
+            self._add(Task(name, slot.storage, one, after, operators, mine, made))
+        self.ends += names
 
     def _leave_out(self, operator: Operator, i: int, place: str) -> None:
         """A slot that has no part of an operator."""
@@ -357,6 +408,9 @@ class Pass:
         product; others are independent."""
         place, home = self.low.place_of(unit), self.low.place_of(processor)
         after, reads = self._inputs(group, i, place)
+        if group[0].kind == "attention" and self.low.caches.memory is not None:
+            after += fetch_from_memory(self, group[0], i, place)
+            self.low.caches.read.setdefault(i, []).append(f"{self.name}{group[-1].name}{suffix}")
         if unit != processor:
             self._take_rows(group[0], i, place, kernels)
         base = f"{self.name}{group[-1].name}{suffix}"
@@ -410,9 +464,8 @@ class Pass:
             if tensor.role != "weight" or shard is None or len(tensor.shape) < 2:
                 continue
             *experts, n, k = (stop - start for start, stop in regions_of(tensor, shard))
-            key = (name, place, shard)
-            room = self.low.room_of(replace(form, n=n, k=k)) * (experts[0] if experts else 1)
-            self.low.placed[key] = replace(self.low.placed[key], bytes=room)
+            count = experts[0] if experts else 1
+            self.low.take_rows(name, place, shard, replace(form, n=n, k=k), count)
 
     def _by_expert(
         self, operator: Operator, reads: tuple[Operand, ...], writes: tuple[Operand, ...]
@@ -472,6 +525,18 @@ class Pass:
 
     def _append_caches(self, appends: list[Operator], i: int, slot: Slot, task: str) -> None:
         """The caches of earlier tokens lie where attention runs; new rows are sent there together."""
+        if (
+            appends
+            and self.low.caches.drives
+            and not any(
+                self.low.caches.unfit(self.graph, user)
+                for operator in appends
+                for user in self.users[operator.outputs[0]]
+                if user.kind == "attention"
+            )
+        ):
+            append_on_drives(self, appends, i, slot.processor, task)
+            return
         here = self.low.place_of(slot.processor)
         away: dict[str, list[tuple[str, tuple[Operand, ...]]]] = {}
         for operator in appends:
@@ -480,8 +545,9 @@ class Pass:
                 away.setdefault(home, []).append((operator.outputs[0], new))
         for home, sent in away.items():
             rows = tuple(operand for _, new in sent for operand in new)
+            shared = home == self.low.caches.memory and len(self.low.stages[0]) > 1
             transfer = Task(
-                name=f"{self.name}{sent[-1][0]}->{home}",
+                name=f"{self.name}{sent[-1][0]}->{home}" + (f"@{here}" if shared else ""),
                 unit=self.low.link_between(here, home),
                 kernel=Transfer(here, home, sum(o.bytes for o in rows)),
                 after=(task,),
@@ -490,7 +556,8 @@ class Pass:
             )
             self._add(transfer)
             for name, _ in sent:
-                self.held[name, i] = {home: (transfer.name,)}
+                if home != self.low.caches.memory:  # from there only earlier positions come back
+                    self.held[name, i] = {home: (transfer.name,)}
 
     def _append_cache(self, operator: Operator, i: int, slot: Slot) -> tuple[str, tuple[Operand, ...]]:
         """Where a cache lies, and its new rows where they are made."""
@@ -498,6 +565,8 @@ class Pass:
         rule = self.sharding.rules[operator.name]
         shard = output_shard(self.graph, operator, name, rule, i)
         home = here = low.place_of(slot.processor)
+        if low.caches.memory is not None:
+            home = low.caches.memory
         for user in self.users.get(name, ()):
             if user.kind == "attention" and self._in_memory(user, self.sharding.rules[user.name], i, slot):
                 assert slot.pim is not None

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neardata.mappers.flash_attention_data import attention_in_pages
+from neardata.mappers.flash_data import in_pages
 from neardata.mappers.marks import COMPLETE, NOTHING, marks_of_k
-from neardata.sim.program import Operand
+from neardata.sim.program import FlashAttention, FlashMatMul, Operand, PimAttention
 from neardata.workloads import semantics
 from neardata.workloads.graph import Operator
 
 if TYPE_CHECKING:
+    from neardata.mappers.banks import Banks
     from neardata.mappers.functional import Run
 
 Made = Iterable[tuple[Any, Any, tuple[slice, ...]]]
@@ -24,6 +27,9 @@ def _linear(run: Run, operator: Operator, operand: Operand) -> Made:
     rows, columns = index = run.index(operand)
     x, w = operator.inputs[:2]
     marks = marks_of_k(operator["k"], bias=len(operator.inputs) > 2)
+    if isinstance(run.task.kernel, FlashMatMul):
+        yield in_pages(run, operator, operand, marks)
+        return
     value: Any = 0
     mark = NOTHING
     for k in _ranges(run, w, columns):
@@ -41,6 +47,9 @@ def _expert_linear(run: Run, operator: Operator, operand: Operand) -> Made:
     rows, columns = run.index(operand)
     x, w = operator.inputs[:2]
     marks = marks_of_k(operator["k"])
+    if isinstance(run.task.kernel, FlashMatMul):
+        yield in_pages(run, operator, operand, marks)
+        return
     first = 0
     for expert, count in enumerate(operator["tokens"]):
         mine = slice(max(first, rows.start), min(first + count, rows.stop))
@@ -82,7 +91,7 @@ def _head_linear(run: Run, operator: Operator, operand: Operand) -> Made:
 
 def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
     """Whole sequences of some heads."""
-    rows, columns = run.index(operand)
+    rows, columns = index = run.index(operand)
     heads, kv_heads, qk, v = (operator[d] for d in ("heads", "kv_heads", "qk", "v"))
     if columns.start % v or columns.stop % v:
         raise run.error(operand, f"cuts a head of {v} columns")
@@ -93,6 +102,11 @@ def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
         raise run.error(operand, f"cuts groups of {group} heads that share keys")
     table = bool(operator.attributes.get("bias"))
     caches = operator.inputs[1:-1] if table else operator.inputs[1:]
+    kernel = run.task.kernel
+    stages = isinstance(kernel, PimAttention) and kernel.stage == "values"
+    if run.banks is not None and stages and not table and not operator.attributes.get("sinks"):
+        yield _in_banks(run, run.banks, operator, operand, (mine, shared)), COMPLETE, index
+        return
     covered = 0
     for q, c, query_positions, key_positions in semantics.sequences(operator):
         if q.stop <= rows.start or q.start >= rows.stop:
@@ -117,10 +131,41 @@ def _attention(run: Run, operator: Operator, operand: Operand) -> Made:
             "queries": (len(query_positions),), "context": (len(key_positions),),
         }  # fmt: skip
         part = replace(operator, dims=dims)
-        yield semantics.attention(part, *parts), COMPLETE, (q, columns)
+        if isinstance(run.task.kernel, FlashAttention):
+            yield attention_in_pages(run.task.kernel, part, *parts), COMPLETE, (q, columns)
+        else:
+            yield semantics.attention(part, *parts), COMPLETE, (q, columns)
         covered += q.stop - q.start
     if covered != rows.stop - rows.start:
         raise run.error(operand, "cuts a sequence")
+
+
+def _in_banks(
+    run: Run, banks: Banks, operator: Operator, operand: Operand, parts: tuple[slice, slice]
+) -> Any:
+    """Attention of all sequences by the command programs of a memory: some heads, and those of keys and
+    values that they share."""
+    rows, (heads, kv_heads) = run.index(operand)[0], parts
+    qk, v = operator["qk"], operator["v"]
+    if rows != slice(0, len(operator["context"])):
+        raise run.error(operand, "has not all of the sequences that are worked on together")
+    queries = run.part(operator.inputs[0], (rows, slice(heads.start * qk, heads.stop * qk)))
+    keys, values = (
+        [
+            semantics.dequantised(run.part(cache, (c, kv_heads, slice(0, run.tensor(cache).shape[2]))))
+            for _, c, _, _ in semantics.sequences(operator)
+        ]
+        for cache in operator.inputs[1:]
+    )
+    made = banks.attention(
+        (run.scores(), run.task),
+        semantics.dequantised(queries).reshape(len(operator["context"]), -1, qk),
+        keys,
+        values,
+        scale=operator.attributes["scale"],
+        window=operator.attributes.get("window"),
+    )
+    return made.reshape(-1, (heads.stop - heads.start) * v)
 
 
 def _combine(run: Run, operator: Operator, operand: Operand) -> Made:

@@ -14,6 +14,7 @@ from neardata.mappers.products import SEARCHED, ProductForm, kind_of, read_forms
 from neardata.mappers.search import Candidate, Reduction, over_the_bus, search, time_of
 from neardata.mappers.sharding import Rule, Sharding
 from neardata.sim.program import Kernel, PimMatMul, Transfer
+from neardata.sim.system.pim_programs import partial_sum_bytes
 from neardata.workloads.graph import Graph, Operator
 
 Cost = Callable[[str, Kernel], int]
@@ -73,12 +74,13 @@ def reduction_cost(
     if processor is None or cost is None:
         return over_the_bus(system.device(pim), unit.channels)
     one, other = (system.instances[system.names(group)[0]] for group in (pim, processor))
+    device = system.device(pim)
     link = None if one.place == other.place else system.link_between(pim, processor)
 
     def added(kernel: PimMatMul) -> int:
-        size = kernel.partial_sum_bytes
+        size = partial_sum_bytes(kernel, device)
         moved = 0 if link is None else cost(link, Transfer(one.place, other.place, size))
-        return moved + cost(processor, reduction_kernel(kernel, sums))
+        return moved + cost(processor, reduction_kernel(kernel, sums, device))
 
     return added
 
@@ -132,7 +134,8 @@ class ProductChoice:
             formed = self.formed(operator.name, kernel)
             made.append(formed)
             if formed.reduction == "processor":
-                made.append(reduction_kernel(formed, graph.tensors[operator.outputs[0]].format))
+                sums = graph.tensors[operator.outputs[0]].format
+                made.append(reduction_kernel(formed, sums, self.device))
         return tuple(made)
 
     def formed(self, operator: str, kernel: PimMatMul) -> PimMatMul:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.dram import Device
@@ -39,11 +39,20 @@ class ProductForm(StrictModel):
     own_rows: bool = False
     """Outputs of a bank do not share rows, however short they are (GDDR6-AiM)."""
     channels: Annotated[int, Field(ge=1)] | None = None
-    """That hold the matrix and work, from the first; left out: all of the unit."""
+    """So many hold the matrix and work, whichever are free; left out: all of the unit."""
     k_parts: Annotated[int, Field(ge=1)] = 1
     """Parts of k side by side, each on as many of the channels."""
     reduction: Literal["processor", "buffer"] | None = None
     """Who adds the partial sums of the parts; left out: the device, if it can, else the processor."""
+
+    @field_validator("reduction")
+    @classmethod
+    def _of_several_parts(cls, reduction: str | None, others: ValidationInfo) -> str | None:
+        if reduction is not None and others.data.get("k_parts") == 1:
+            raise ValueError(
+                "with k_parts 1 there are no partial sums: leave it out, or give k_parts above 1"
+            )
+        return reduction
 
     def of(self, kernel: PimMatMul, device: Device) -> PimMatMul:
         """A product in this form."""

@@ -1,10 +1,11 @@
 """Ways to do a product on a PIM device, from the fastest: `search`.
 
-A form says how many of the channels work, into how many parts k is split over them (whose partial sums are
-added by the device or the processor), and in which order a channel goes through its part of the matrix, short
-rows shared or not. All are listed; each is bounded by what its MACs, rows and mode changes take at least;
-those whose bound is not below the best time found are not simulated. Times are those of `PimEngine`, which a
-run of the form has, refresh at launch included. Simulated times are remembered by shape, device and channels.
+A form says how many of the channels work, into how many parts k is split over them, who adds their partial
+sums (of those that can: the processor or the device), and in which order a channel goes through its part of
+the matrix, short rows shared or not. All are listed; each is bounded by what its MACs, rows and mode changes
+take at least; those whose bound is not below the best time found are not simulated. Times are those of
+`PimEngine`, which a run of the form has, refresh at launch included. Simulated times are remembered by shape,
+device and channels.
 
 Products of several vectors with one matrix, or with one for each expert, have the matrix where it lies, so
 that one form is sought for all of them.
@@ -22,14 +23,12 @@ from neardata.arch.errors import InputError
 from neardata.arch.system.system import RefreshAtTasks
 from neardata.mappers.products import ProductForm
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim import PimEngine
+from neardata.sim.system.pim import PimEngine, bus_ps
 from neardata.sim.system.pim_programs import (
     check_form,
     device_of,
     divisors,
     forms_of,
-    least_cycles,
-    macs_per_cycle,
     program_of,
     reductions_of,
 )
@@ -46,11 +45,10 @@ def over_the_bus(device: Device, channels: int) -> Reduction:
     """All partial sums cross the data buses of all channels at their peak rate, to be added behind them.
 
     >>> four = PimMatMul(1, 4096, 4096, k_parts=4, reduction="processor")
-    >>> over_the_bus(device_of("gddr6-aim"), 32)(four)     # 65,536 bytes at 32 x 32 GB/s
-    64000
+    >>> over_the_bus(device_of("gddr6-aim"), 32)(four)     # 32,768 bytes at 32 x 32 GB/s
+    32000
     """
-    rate = device.peak_gb_per_s * channels
-    return lambda kernel: ceil(kernel.partial_sum_bytes * 1000 / rate)
+    return lambda kernel: ceil(bus_ps(kernel, device, channels))
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def search(
     model = device_of(device)
     trial = _Trial(work, model, channels, refresh, reduction or over_the_bus(model, channels))
     macs = sum(kernel.macs * count for kernel, count in work.items())
-    roofline = round(macs / (macs_per_cycle(model) * channels) * model.tick_ps)
+    roofline = PimEngine(model, channels, refresh).roofline_ps(macs)
     done: list[Candidate] = []
     if processor is not None:
         time = sum(processor(kernel) * count for kernel, count in work.items())
@@ -171,7 +169,7 @@ def time_of(
 
 
 def _forms(work: Work, device: Device, channels: int) -> Iterator[ProductForm]:
-    adds = reductions_of(device)[0]
+    adders = reductions_of(device)
     named = sorted({kernel.order for kernel in work} - {""})
     for used in divisors(channels):
         for parts in divisors(used):
@@ -184,10 +182,10 @@ def _forms(work: Work, device: Device, channels: int) -> Iterator[ProductForm]:
             elif len(work) > 1:  # the device's default may be another order for each
                 orders += [("", own) for own in sorted({own for _, own in orders})]
             for order, own_rows in orders:
-                yield ProductForm(
-                    order=order, own_rows=own_rows, channels=used, k_parts=parts,
-                    reduction=adds if parts > 1 else None,
-                )  # fmt: skip
+                for adds in adders if parts > 1 else (None,):
+                    yield ProductForm(
+                        order=order, own_rows=own_rows, channels=used, k_parts=parts, reduction=adds
+                    )
 
 
 @dataclass(frozen=True)
@@ -232,11 +230,7 @@ class _Trial:
 @lru_cache(maxsize=1 << 14)
 def _bound(kernel: PimMatMul, device: Device, channels: int, refresh: RefreshAtTasks) -> int:
     """Picoseconds that a product takes at least in its form, without a processor's part."""
-    part = max(stop - start for start, stop in kernel.parts)
-    orders = [kernel.order] if kernel.order else [order for order, _ in forms_of(device, part)]
-    cycles = min(least_cycles(replace(kernel, order=order), device, channels) for order in orders)
-    engine = PimEngine(device, channels, refresh)
-    return int((cycles + engine.launch_ticks + engine.reduction_ticks(kernel)) * device.tick_ps)
+    return PimEngine(device, channels, refresh).least_ps(kernel)
 
 
 @lru_cache(maxsize=1 << 12)

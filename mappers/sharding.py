@@ -10,12 +10,14 @@ repeated.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import lcm
 from typing import Literal
 
+from neardata.arch.errors import InputError
+from neardata.mappers.expert_placement import Load, balanced
 from neardata.workloads.graph import Graph, Operator
 
 Bounds = tuple[tuple[int, int], ...]
@@ -43,8 +45,23 @@ class Rule:
 class Sharding:
     """Rules for all operators of a graph on ``slots`` slots."""
 
-    def __init__(self, graph: Graph, slots: int, experts: Literal["split", "spread"]) -> None:
-        self.graph, self.slots, self.spread = graph, slots, experts == "spread"
+    def __init__(
+        self,
+        graph: Graph,
+        slots: int,
+        experts: Literal["split", "spread", "balanced"],
+        load: Load | None = None,
+    ) -> None:
+        """``load``: of each expert of each layer with experts, where they are to be balanced."""
+        self.graph, self.slots, self.spread = graph, slots, experts != "split"
+        self._load: dict[int | None, Sequence[float]] = {}
+        if experts == "balanced" and slots > 1:
+            if load is None:
+                raise InputError(
+                    "what experts have to do is not known: give load, or spread", key="mapping.experts"
+                )
+            layers = dict.fromkeys(o.layer for o in graph if o.kind == "expert_linear")
+            self._load = dict(zip(layers, load, strict=True))
         self.state: dict[str, State] = {}
         self.rows: dict[str, Bounds] = {}
         """Tensors sorted by expert, where experts are spread: rows of each slot."""
@@ -73,7 +90,7 @@ class Sharding:
         split = next((s for s in states if not isinstance(s, str)), None)
         if kind in ("linear", "expert_linear"):
             if kind == "expert_linear" and self.spread:
-                experts = self.even(len(operator["tokens"]))
+                experts = self._experts(operator)
                 before = [sum(operator["tokens"][:i]) for i in range(len(operator["tokens"]) + 1)]
                 self.rows[operator.outputs[0]] = tuple((before[a], before[b]) for a, b in experts)
                 return Rule("experts", experts, "partial")
@@ -102,6 +119,11 @@ class Sharding:
         if kind == "combine" and states[0] == "partial":
             return Rule("partial", rows, "partial")
         return Rule("whole")
+
+    def _experts(self, operator: Operator) -> Bounds:
+        """Whole experts of each slot."""
+        load = self._load.get(operator.layer)
+        return self.even(len(operator["tokens"])) if load is None else balanced(load, self.slots)
 
     def even(self, n: int, unit: int = 1) -> Bounds:
         """``n`` in ranges of whole units, as even as can be."""

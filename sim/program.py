@@ -39,8 +39,6 @@ from neardata.arch.errors import InputError
 SCHEMA = 2
 """Of the saved form; it grows when a field changes its meaning or goes. 2: `PimMatMul` says how the device
 does it in fields, not in the name of its order."""
-SUM_BYTES = 4
-"""Of a partial sum on its way to be added: FP32."""
 _STRICT = ConfigDict(extra="forbid")
 
 Slices = tuple[tuple[int, int], ...]
@@ -141,6 +139,8 @@ class Elementwise:
     memory_bytes: int = 0
     """Of those read and written, the bytes that no cache can hold: rows of a table, rows appended to
     keys and values, what another unit left in the memory."""
+    rows: int = 0
+    """Reduced one by one, as norms do: each by a block of its own."""
     kind: Literal["elementwise"] = "elementwise"
 
     @property
@@ -161,7 +161,7 @@ class PimMatMul:
     own_rows: bool = False
     """Outputs of a bank do not share rows, however short they are."""
     channels: int | None = None
-    """Channels that hold the matrix and work, from the first; None: all of the unit."""
+    """So many channels hold the matrix and work, whichever are free; None: all of the unit."""
     k_parts: int = 1
     """Parts of k side by side, each on ``channels / k_parts`` of the channels; they give partial sums."""
     reduction: str = ""
@@ -190,9 +190,9 @@ class PimMatMul:
         return PimMatMul(self.m, self.n, self.k)
 
     @property
-    def partial_sum_bytes(self) -> int:
-        """Bytes of the partial sums of all parts."""
-        return self.k_parts * self.m * self.n * SUM_BYTES if self.k_parts > 1 else 0
+    def partial_sums(self) -> int:
+        """Of all parts; their size is the device's (`neardata.sim.system.pim_programs.partial_sum_bytes`)."""
+        return self.k_parts * self.m * self.n if self.k_parts > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +214,130 @@ class PimAttention:
         """Multiply-accumulates."""
         width = {"both": self.qk + self.v, "scores": self.qk, "values": self.v}[self.stage]
         return sum(self.context) * self.heads * width
+
+
+@dataclass(frozen=True, slots=True)
+class FlashMatMul:
+    """Vectors times a matrix that lies in flash pages: y[m,n] = x[m,k] w[n,k].
+
+    Pages are filled strip by strip, a strip being ``columns`` columns of w (the last one what is left),
+    and in a strip row by row, as many rows a page as fit. Dies multiply the first pages; the last
+    ``streamed`` ones are read and sent to the processor that the drive is attached to, which multiplies
+    them as they come.
+    """
+
+    m: int
+    n: int
+    k: int
+    columns: int
+    """Of w in a page."""
+    page_weights: int
+    """Weights that a page holds."""
+    streamed: int = 0
+    """Pages that the processor multiplies."""
+    weights: str = "int8"
+    activations: str = "int8"
+    slice_bytes: int = 0
+    """Streamed pages leave in slices of this size, and what dies need goes between; 0: in one piece."""
+    kind: Literal["flash_matmul"] = "flash_matmul"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.m * self.n * self.k
+
+    @property
+    def strips(self) -> tuple[tuple[int, int, int, int], ...]:
+        """First column, width, rows a page, and pages of each strip.
+
+        >>> FlashMatMul(1, 100, 600, 256, 16384).strips
+        ((0, 256, 64, 2), (256, 256, 64, 2), (512, 88, 186, 1))
+        """
+        found = []
+        for first in range(0, self.k, self.columns):
+            width = min(self.columns, self.k - first)
+            rows = max(self.page_weights // width, 1)
+            found.append((first, width, rows, -(-self.n // rows)))
+        return tuple(found)
+
+    @property
+    def pages(self) -> int:
+        """Pages that the matrix takes."""
+        return sum(pages for *_, pages in self.strips)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashIo:
+    """Bytes read from flash pages, or written: page after page over channels, then dies, then planes."""
+
+    operation: Literal["read", "write"]
+    bytes: int
+    channels: int = 0
+    """That they lie on, the first ones of the drive; 0: all."""
+    dies: int = 0
+    """Of each channel, likewise."""
+    slice_bytes: int = 0
+    """Of reads, as of `FlashMatMul`."""
+    kind: Literal["flash_io"] = "flash_io"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlashAttention:
+    """Attention of one new position of each sequence, in the controller of a drive whose flash holds keys and
+    values.
+
+    A page holds one head's keys, or values, of consecutive positions of a sequence; positions that do not
+    fill a page are in the controller's memory. With ``channels_kept`` attention is sparse (SparF, arXiv
+    2409.04992 Algorithm 1): a second copy of the keys lies channel by channel; the channels of the largest
+    queries give approximate scores, and the positions of the largest of these are attended to.
+    """
+
+    context: tuple[int, ...]
+    """Cached positions of each sequence, the new one included."""
+    heads: int
+    kv_heads: int
+    qk: int
+    v: int
+    cache: str = "fp16"
+    page_bytes: int = 4096
+    """Of the drive."""
+    channels_kept: int = 0
+    """Of the ``qk`` of a head, for approximate scores; 0: dense."""
+    tokens_kept: float = 1.0
+    """Share of the positions that are attended to, at least one."""
+    channels_a_page: int = 4
+    """Channels of keys in a page of the second copy."""
+    pages_read: float = 1.0
+    """Share of the pages of either copy that hold something wanted, and are read."""
+    ranked: bool = False
+    """Approximate scores are only ranked, without a softmax over them."""
+    kind: Literal["flash_attention"] = "flash_attention"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the attention that it stands for, dense."""
+        return sum(self.context) * self.heads * (self.qk + self.v)
+
+
+FlashPart = Annotated[FlashMatMul | FlashIo, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, slots=True)
+class FlashTogether:
+    """Kernels that start on one drive at the same time and contend for its dies and channels."""
+
+    parts: tuple[FlashPart, ...]
+    kind: Literal["flash_together"] = "flash_together"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all."""
+        return sum(part.macs for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +389,20 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Actions:
+    """So many of each of a processor's ``actions``, spread evenly over its units."""
+
+    actions: tuple[tuple[str, int], ...]
+    """(name, how often)."""
+    kind: Literal["actions"] = "actions"
+
+    @property
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """A fixed time on a unit, in picoseconds: for costs known only as a number."""
 
@@ -284,9 +422,14 @@ Kernel = Annotated[
     | Elementwise
     | PimMatMul
     | PimAttention
+    | FlashMatMul
+    | FlashIo
+    | FlashTogether
+    | FlashAttention
     | Transfer
     | Collective
     | Stream
+    | Actions
     | Pause,
     Field(discriminator="kind"),
 ]
@@ -420,6 +563,8 @@ class Program:
             InputError: with file, line and key.
         """
         file = ConfigFile(path)
+        if isinstance(file.data, dict) and "schema" not in file.data:
+            raise file.error(f"missing; this version reads schema {SCHEMA}", "schema")
         try:
             _check_schema(file.data)
         except InputError as error:
@@ -458,8 +603,8 @@ def _plain(value: Any) -> Any:
 
 
 _TYPES: tuple[Any, ...] = (
-    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, Transfer, Collective, Stream,
-    Pause, Operand, Task, Program,
+    MatMul, GroupedMatMul, Attention, Elementwise, PimMatMul, PimAttention, FlashMatMul, FlashIo,
+    FlashTogether, FlashAttention, Transfer, Collective, Stream, Pause, Operand, Task, Program,
 )  # fmt: skip
 for _type in _TYPES:
     _type.__pydantic_config__ = _STRICT

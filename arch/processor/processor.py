@@ -135,6 +135,8 @@ class Processor(StrictModel):
     caches: tuple[Cache, ...] = ()
     efficiency: Efficiency
     power: Power
+    actions: dict[str, Constant] = Field(default_factory=dict)
+    """ns of one unit for an action known by what it costs, such as a hash or a request to a drive."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from neardata.arch.config_file import StrictModel
 from neardata.arch.processor.processor import Constant
+from neardata.arch.storage.attention import AttentionEngine
+from neardata.arch.storage.compute import DieCompute
 from neardata.arch.storage.flash import Bus, Ecc, Flash, NotNegative, Positive, Whole
 
 SECTOR = 512
@@ -191,6 +193,9 @@ class Ssd(StrictModel):
     cache: Cache
     host: HostLink
     energy: Energy
+    compute: DieCompute | None = None
+    attention: AttentionEngine | None = None
+    """Beside the flash controllers; None: the drive does none."""
     compat: Compat = Compat()
     limits: tuple[str, ...] = ()
     """What the description leaves out of the product."""

@@ -8,6 +8,7 @@
       gpu: {kind: processor, processor: a100-80gb, count: 2}
       pim: {kind: pim, device: hbm-pim, channels: 80, count: 2, memory_of: gpu}
       host: {kind: memory, capacity_gb: 512}
+      drive: {kind: storage, device: cambricon-llm-s, count: 2, attached_to: gpu}
       fpga: {kind: stream, fpga: u55c, capacity_gb: 16, pipelines: {image: preba-image}}
     links:
       nvlink: {link: nvlink-3, between: [gpu]}
@@ -16,7 +17,8 @@
 A unit group of ``count`` n has the instances ``gpu0`` ... ``gpu{n-1}``; one of count 1 is called
 ``gpu``. ``count: fit`` takes as many as the data need (`neardata.study`
 decides how many). A PIM unit that is the ``memory_of`` a processor group lies in that processor's
-place: i-th in i-th; ordinary accesses and PIM commands exclude each other there.
+place: i-th in i-th; ordinary accesses and PIM commands exclude each other there. The channels of a
+storage unit end at the processor that it is ``attached_to``.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from neardata.arch.dram import Device, load_device
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import Link, load_link
 from neardata.arch.processor import Processor, load_processor
+from neardata.arch.storage import Ssd, load_ssd
+from neardata.arch.storage.ssd import SECTOR
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 
 DATA = Path(__file__).parent / "data"
@@ -64,7 +68,7 @@ class PimUnit(StrictModel):
     count: Count = 1
     memory_of: str | None = None
     """The processor group whose memory this is."""
-    capacity_gb: Annotated[float, Field(gt=0)] | None = None
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Decimal GB of an instance; default: what the device's organisation gives."""
     overrides: dict[str, int] = Field(default_factory=dict)
     refresh: RefreshAtTasks = "at-launch"
@@ -76,29 +80,45 @@ class MemoryUnit(StrictModel):
     """Memory that only holds data: host DRAM, an SSD."""
 
     kind: Literal["memory"]
-    capacity_gb: Annotated[float, Field(gt=0)]
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Decimal GB."""
     count: Count = 1
 
 
+class StorageUnit(StrictModel):
+    """Drives whose flash is worked on at the level of its commands."""
+
+    kind: Literal["storage"]
+    device: str
+    """A name of `neardata.arch.storage.ssd_names`, or a file."""
+    count: Count = 1
+    attached_to: str | None = None
+    """The processor group that the channels lead to, drive by processor: it takes what is read and, while a
+    product runs, multiplies what streams out."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
 class StreamUnit(StrictModel):
-    """An FPGA with streaming pipelines, and its memory. It runs one task at a time."""
+    """An FPGA with streaming pipelines, and its memory."""
 
     kind: Literal["stream"]
     pipelines: Annotated[dict[str, str], Field(min_length=1)]
     """What tasks call each: a name of `neardata.arch.stream.pipeline_names`, or a file."""
-    capacity_gb: Annotated[float, Field(gt=0)]
+    capacity_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Decimal GB of its memory."""
     fpga: str | None = None
     """A name of `neardata.arch.stream.fpga_names`, or a file: all pipelines must fit it together."""
     fidelity: Literal["analytic", "cycle"] = "analytic"
     """Of memory ports: by rate and latency, or request by request."""
+    side_by_side: bool = False
+    """Each pipeline runs a task at a time, beside the others; otherwise the unit runs one at a time."""
     count: Count = 1
     overrides: dict[str, Any] = Field(default_factory=dict)
     """``{"image.replicas.count": 2}``: a key of a pipeline, behind its name here."""
 
 
-Unit = Annotated[ProcessorUnit | PimUnit | MemoryUnit | StreamUnit, Field(discriminator="kind")]
+AnyUnit = ProcessorUnit | PimUnit | MemoryUnit | StorageUnit | StreamUnit
+Unit = Annotated[AnyUnit, Field(discriminator="kind")]
 
 
 class LinkUse(StrictModel):
@@ -137,7 +157,7 @@ class System:
 
     name: str
     source: str
-    units: dict[str, ProcessorUnit | PimUnit | MemoryUnit | StreamUnit]
+    units: dict[str, AnyUnit]
     links: dict[str, LinkUse]
 
     def count(self, group: str) -> int:
@@ -178,6 +198,8 @@ class System:
                 unit = other
         if isinstance(unit, ProcessorUnit):
             return self.processor(group).memory.bytes
+        if isinstance(unit, StorageUnit):
+            return self.drive(group).logical_sectors * SECTOR
         if unit.capacity_gb is not None:  # always, of a memory and of a stream unit
             return round(unit.capacity_gb * 1e9)
         assert isinstance(unit, PimUnit)
@@ -206,6 +228,20 @@ class System:
         unit = self.units[group]
         assert isinstance(unit, PimUnit)
         return load_device(unit.device, unit.overrides)
+
+    def drive(self, group: str) -> Ssd:
+        """Description of a storage group's drives."""
+        unit = self.units[group]
+        assert isinstance(unit, StorageUnit)
+        return load_ssd(unit.device, unit.overrides)
+
+    def attached(self, name: str) -> str | None:
+        """The processor that a drive's channels lead to."""
+        instance = self.instances[name]
+        unit = self.units[instance.group]
+        if not isinstance(unit, StorageUnit) or unit.attached_to is None:
+            return None
+        return self.names(unit.attached_to)[instance.index]
 
     def pipeline(self, group: str, name: str) -> Pipeline:
         """A pipeline of a stream group.
@@ -242,7 +278,7 @@ class System:
         return None
 
     def groups(self, kind: str) -> list[str]:
-        """Groups of ``processor``, ``pim``, ``memory`` or ``stream`` units."""
+        """Groups of ``processor``, ``pim``, ``memory``, ``storage`` or ``stream`` units."""
         return [name for name, unit in self.units.items() if unit.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:
@@ -344,22 +380,28 @@ def _resolve(parsed: SystemFile, file: ConfigFile | None) -> System:
         try:
             if isinstance(unit, PimUnit):
                 system.device(name)
+            elif isinstance(unit, StorageUnit):
+                system.drive(name)
             elif isinstance(unit, ProcessorUnit):
                 system.processor(name)
             elif isinstance(unit, StreamUnit):
                 _check_stream(system, name, unit)
         except InputError as problem:
-            names = {"pim": "device", "stream": "pipelines"}.get(unit.kind, "processor")
+            names = {"pim": "device", "storage": "device", "stream": "pipelines"}.get(unit.kind, "processor")
             overrides = () if isinstance(unit, MemoryUnit) else unit.overrides
             raise placed(problem, keys, names, overrides) from None
-        if isinstance(unit, PimUnit) and unit.memory_of is not None:
-            host = parsed.units.get(unit.memory_of)
-            known = system.groups("processor")
+        key, partner = "", None
+        if isinstance(unit, PimUnit):
+            key, partner = "memory_of", unit.memory_of
+        elif isinstance(unit, StorageUnit):
+            key, partner = "attached_to", unit.attached_to
+        if partner is not None:
+            host = parsed.units.get(partner)
             if host is None or host.kind != "processor":
-                message = f"'{unit.memory_of}' is no processor group{nearest(unit.memory_of, known)}"
-                raise error(message, *keys, "memory_of")
+                near = nearest(partner, system.groups("processor"))
+                raise error(f"'{partner}' is no processor group{near}", *keys, key)
             if host.count != unit.count:
-                raise error(f"is {unit.count}, but {unit.memory_of} has {host.count}", *keys, "count")
+                raise error(f"is {unit.count}, but {partner} has {host.count}", *keys, "count")
     for name, use in parsed.links.items():
         if name in parsed.units:
             raise error("a link and a unit have the same name", "links", name)

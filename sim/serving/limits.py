@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from neardata.arch.errors import InputError
 
+_GRAPH_MOST = 512
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -36,6 +38,16 @@ class Limits:
                 f"{self.tokens} tokens a step do not give each of {self.sequences} sequences one",
                 key="tokens",
             )
+
+    @property
+    def graph_tokens(self) -> int:
+        """New tokens up to which a step is a recorded graph: twice the sequences, at most 512, as vLLM has
+        it (``max_cudagraph_capture_size``).
+
+        >>> Limits(sequences=128).graph_tokens, Limits(sequences=1000).graph_tokens
+        (256, 512)
+        """
+        return min(2 * self.sequences, _GRAPH_MOST)
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks that hold so many tokens."""

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from neardata.arch.errors import InputError, nearest
-from neardata.arch.system import PimUnit, ProcessorUnit, System
-from neardata.sim.program import Collective, Elementwise, Kernel, PimMatMul, Program, Task, Transfer
+from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, StreamUnit, System
+from neardata.sim.program import (
+    Collective,
+    Elementwise,
+    FlashMatMul,
+    FlashTogether,
+    Kernel,
+    PimMatMul,
+    Program,
+    Stream,
+    Task,
+    Transfer,
+)
 from neardata.sim.system.links import collective, transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import PimEngine
+from neardata.sim.system.pim_programs import check_form, partial_sum_bytes
 from neardata.sim.system.processors import run_on_processor
 from neardata.sim.system.report import SystemReport
 from neardata.sim.system.schedule import Job, schedule
+from neardata.sim.system.storage import StorageEngine
 from neardata.sim.system.streams import StreamEngine
 
 __all__ = ["Costs", "run"]
@@ -35,6 +48,11 @@ class Costs:
         }
         self._streams = {group: StreamEngine(system, group, jump=jump) for group in system.groups("stream")}
         self._processors = {group: system.processor(group) for group in system.groups("processor")}
+        self._drives = {
+            group: StorageEngine(system.drive(group), self._processors.get(unit.attached_to or ""), fold=fold)
+            for group, unit in system.units.items()
+            if isinstance(unit, StorageUnit)
+        }
         self._links = {name: system.link(name) for name in system.links}
         self.runs = 0
         """Kernels that were run, not looked up."""
@@ -56,6 +74,8 @@ class Costs:
     def _run(self, group: str, kernel: Kernel) -> Outcome:
         if group in self._pim:
             return self._pim[group].run(kernel)
+        if group in self._drives:
+            return self._drives[group].run(kernel)
         if group in self._streams:
             return self._streams[group].run(kernel)
         if group in self._processors:
@@ -90,6 +110,7 @@ def run(
             does not run.
     """
     _check_places(program, system)
+    _check_sums(program, system)
     costs = costs or Costs(system, memoise=memoise, jump=jump, fold=fold)
     groups = [_group(task, system) for task in program.tasks]
     outcomes = []
@@ -101,14 +122,18 @@ def run(
         if progress is not None:
             progress(i + 1)
     index = {task.name: i for i, task in enumerate(program.tasks)}
+    shared = {name for name in system.links if system.link(name).sharing == "shared"}
     jobs = [
-        Job(tuple(index[name] for name in task.after), _resources(task, system), _shares(task, system))
+        Job(
+            tuple(index[name] for name in task.after),
+            _resources(task, system),
+            isinstance(task.kernel, Transfer) and task.unit in shared,
+        )
         for task in program.tasks
     ]
     plan = schedule(jobs, lambda job, start: outcomes[job].time_ps)
     report = SystemReport(program, system, tuple(groups), tuple(outcomes), plan)
     _check_conservation(report)
-    _check_sums(program)
     return report
 
 
@@ -130,11 +155,19 @@ def _resources(task: Task, system: System) -> tuple[str, ...]:
         return (f"{task.unit} out of {kernel.source}", f"{task.unit} into {kernel.target}")
     if isinstance(kernel, Collective):
         return tuple(f"{task.unit} {way} {unit}" for unit in kernel.units for way in ("out of", "into"))
-    return (system.instances[task.unit].place,)
+    instance = system.instances[task.unit]
+    unit, place = system.units[instance.group], instance.place
+    if isinstance(unit, StreamUnit) and unit.side_by_side and isinstance(kernel, Stream):
+        return (f"{place} {kernel.pipeline}",)
+    partner = system.attached(task.unit) if _streams(kernel) else None
+    return (place,) if partner is None else (place, system.instances[partner].place)
 
 
-def _shares(task: Task, system: System) -> bool:
-    return isinstance(task.kernel, Transfer) and system.link(task.unit).sharing == "shared"
+def _streams(kernel: Kernel) -> bool:
+    """Whether a processor multiplies a part of it."""
+    if isinstance(kernel, FlashTogether):
+        return any(_streams(part) for part in kernel.parts)
+    return isinstance(kernel, FlashMatMul) and kernel.streamed > 0
 
 
 def _check_places(program: Program, system: System) -> None:
@@ -185,22 +218,44 @@ def _check_conservation(report: SystemReport) -> None:
             raise InputError(problem, key=f"operators.{name}")
 
 
-def _check_sums(program: Program) -> None:
-    """Partial sums that a processor is to add are read by as many tasks of the same operators."""
-    waiting: dict[tuple[tuple[str, ...], int], list[str]] = {}
+def _check_sums(program: Program, system: System) -> None:
+    """Partial sums that a processor is to add are read, each product's by a task of the same operators that
+    waits for it, directly or through transfers."""
+    split: dict[str, Task] = {}
+    sizes: dict[str, int] = {}
     for task in program.tasks:
-        kernel = task.kernel
-        if isinstance(kernel, PimMatMul) and kernel.reduction == "processor":
-            key = (task.operators, kernel.partial_sum_bytes)
-            waiting.setdefault(key, []).append(task.name)
-        elif isinstance(kernel, Elementwise):
-            names = waiting.get((task.operators, kernel.read_bytes))
-            if names:
-                names.pop(0)
-    for (_, size), names in waiting.items():
-        if names:
-            problem = f"no elementwise task of its operators reads its {size:,} bytes of partial sums"
-            raise InputError(problem, key=f"tasks.{names[0]}")
+        if not isinstance(task.kernel, PimMatMul) or task.kernel.reduction != "processor":
+            continue
+        unit = system.units.get(group := _group(task, system))
+        if isinstance(unit, PimUnit):  # others refuse the kernel itself
+            device = system.device(group)
+            try:
+                check_form(task.kernel, device, unit.channels)
+            except InputError as error:
+                raise InputError(str(error), key=f"tasks.{task.name}") from None
+            split[task.name], sizes[task.name] = task, partial_sum_bytes(task.kernel, device)
+    if not split:
+        return
+    behind: dict[str, frozenset[str]] = {}
+    """Of each transfer, and of each of these products itself, the products whose results it has."""
+    added: set[str] = set()
+    for task in program.tasks:
+        waited = frozenset[str]().union(*(behind.get(name, frozenset()) for name in task.after))
+        if task.name in split:
+            behind[task.name] = frozenset((task.name,))
+        elif isinstance(task.kernel, Transfer):
+            behind[task.name] = waited
+        elif isinstance(task.kernel, Elementwise):
+            size = task.kernel.read_bytes
+            mine = [n for n in waited - added if (split[n].operators, sizes[n]) == (task.operators, size)]
+            added.update(sorted(mine)[:1])
+    for name in split:
+        if name not in added:
+            problem = (
+                f"no elementwise task of its operators, behind it directly or by transfers, reads its "
+                f"{sizes[name]:,} bytes of partial sums"
+            )
+            raise InputError(problem, key=f"tasks.{name}")
 
 
 def is_processor(system: System, group: str) -> bool:

@@ -15,7 +15,13 @@ from neardata.sim.dram.pim import ProgramReport, run_program
 from neardata.sim.dram.program import Program
 from neardata.sim.program import Kernel, PimAttention, PimMatMul
 from neardata.sim.system.outcome import Outcome
-from neardata.sim.system.pim_programs import program_of
+from neardata.sim.system.pim_programs import (
+    forms_of,
+    least_cycles,
+    macs_per_cycle,
+    partial_sum_bytes,
+    program_of,
+)
 
 
 class PimEngine:
@@ -90,7 +96,7 @@ class PimEngine:
                 ) - n * (gap - busy)
         lost["padding"] = max(computing - ideal, 0)
         used, (accesses, openings) = self.energy(report, launch, adding), row_use(report)
-        sums = kernel.partial_sum_bytes if adding and isinstance(kernel, PimMatMul) else 0
+        sums = partial_sum_bytes(kernel, device) if adding and isinstance(kernel, PimMatMul) else 0
         return Outcome(
             time_ps=self.ps(ticks),
             bound_ps=self.ps(ideal),
@@ -114,8 +120,23 @@ class PimEngine:
         the channels that work once more, at their peak rate (assumed: adders keep up with it)."""
         if not isinstance(kernel, PimMatMul) or kernel.reduction != "buffer":
             return 0
-        rate = self.device.peak_gb_per_s * (kernel.channels or self.channels)
-        return ceil(kernel.partial_sum_bytes * 1000 / rate / self.device.tick_ps)
+        time_ps = bus_ps(kernel, self.device, kernel.channels or self.channels)
+        return ceil(time_ps / self.device.tick_ps)
+
+    def least_ps(self, kernel: PimMatMul) -> int:
+        """Picoseconds below which a product cannot be in its form, a processor's part not counted; without an
+        order, in the best for it."""
+        part = max(stop - start for start, stop in kernel.parts)
+        orders = [kernel.order] if kernel.order else [order for order, _ in forms_of(self.device, part)]
+        cycles = min(
+            least_cycles(replace(kernel, order=order), self.device, self.channels) for order in orders
+        )
+        ticks = cycles + self.launch_ticks + self.reduction_ticks(kernel)
+        return int(ticks * self.device.tick_ps)
+
+    def roofline_ps(self, macs: int) -> int:
+        """Picoseconds of multiply-accumulates at the peak rate of all channels."""
+        return round(macs / (macs_per_cycle(self.device) * self.channels) * self.device.tick_ps)
 
     def energy(self, report: ProgramReport, launch: int, adding: int = 0) -> EnergyReport | None:
         """Of a program, the refresh before it, which all channels do and during which all stand by, and the
@@ -172,6 +193,18 @@ class PimEngine:
             largest = max(result, key=lambda name: result[name], default="other")
             result[largest] = result.get(largest, 0) + rest
         return result
+
+
+def bus_ps(kernel: PimMatMul, device: Device, channels: int) -> float:
+    """Picoseconds in which the partial sums of a product cross the data buses of so many channels, at their
+    peak rate.
+
+    >>> from neardata.arch.dram import load_device
+    >>> four = PimMatMul(1, 4096, 4096, k_parts=4, reduction="processor")
+    >>> bus_ps(four, load_device("gddr6-aim"), 32)     # 32,768 bytes at 32 x 32 GB/s
+    32000.0
+    """
+    return partial_sum_bytes(kernel, device) * 1000 / (device.peak_gb_per_s * channels)
 
 
 def idle_energy_pj(device: Device, channels: int, time_ps: int) -> dict[str, float]:

@@ -224,6 +224,8 @@ def check_form(kernel: PimMatMul, device: Device | str, channels: int) -> int:
             f"got {kernel.k_parts}",
         )
     allowed = ", ".join(REDUCTIONS[family])
+    if kernel.k_parts == 1 and kernel.reduction:
+        raise refuse("reduction", f"with k in 1 part there are no sums to add; got '{kernel.reduction}'")
     if kernel.k_parts > 1 and kernel.reduction not in REDUCTIONS[family]:
         raise refuse(
             "reduction", f"partial sums of '{model.name}' are added by {allowed}; got '{kernel.reduction}'"
@@ -238,6 +240,25 @@ def reductions_of(device: Device | str) -> tuple[str, ...]:
     (('processor',), ('buffer', 'processor'))
     """
     return REDUCTIONS[family_of(device_of(device))]
+
+
+SUMS_OF_A_BURST: dict[Family, int] = {
+    "aim": aim_matmul.BANKS,  # stated: RD_MAC reads the accumulators of 16 banks in one burst
+    "attacc": attacc.SCORES_COLLECTED,  # stated by our program: a bank group's 16 sums move with one MVSB
+    "hbm-pim": aim.LANES,  # assumed: the host adds a burst's 16 lanes as it reads them, to a number as wide
+}
+"""How many partial sums are in a burst of 32 bytes: each of 16 bits on all three devices."""
+
+
+def partial_sum_bytes(kernel: PimMatMul, device: Device | str) -> int:
+    """Bytes of the partial sums of all parts of a product, on their way to be added: as the device reads
+    them out.
+
+    >>> partial_sum_bytes(PimMatMul(1, 4096, 4096, k_parts=4, reduction="processor"), "gddr6-aim")
+    32768
+    """
+    model = device_of(device)
+    return kernel.partial_sums * model.burst_bytes // SUMS_OF_A_BURST[family_of(model)]
 
 
 def divisors(number: int) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from neardata.arch.errors import InputError
+from math import ceil
+
+from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
 from neardata.arch.processor import Processor
 from neardata.sim.processor import Cost, attention, elementwise, expert_matmul, matmul
-from neardata.sim.program import Attention, Elementwise, GroupedMatMul, Kernel, MatMul, Pause
+from neardata.sim.program import Actions, Attention, Elementwise, GroupedMatMul, Kernel, MatMul, Pause
 from neardata.sim.system.outcome import Outcome
 
 
@@ -36,13 +38,30 @@ def run_on_processor(processor: Processor, kernel: Kernel) -> Outcome:
         case Elementwise():
             cost = elementwise(
                 processor, kernel.read_bytes, kernel.write_bytes, kernel.operations,
-                memory_bytes=kernel.memory_bytes,
+                memory_bytes=kernel.memory_bytes, rows=kernel.rows,
             )  # fmt: skip
+        case Actions():
+            return _actions(processor, kernel)
         case Pause():
             return Outcome(kernel.time_ps, kernel.time_ps, "given")
         case _:
             raise InputError(f"{processor.name} runs no {kernel.kind}")
     return _outcome(cost, kernel)
+
+
+def _actions(processor: Processor, kernel: Actions) -> Outcome:
+    """Each action at its cost, the whole at the processor's TDP."""
+    ns: dict[str, float] = {}
+    for name, count in kernel.actions:
+        if name not in processor.actions:
+            raise InputError(
+                f"{processor.name} has no cost of '{name}'{nearest(name, processor.actions)}", key="actions"
+            )
+        ns[name] = ns.get(name, 0.0) + count * processor.actions[name].value
+    time_ps = ceil(sum(ns.values()) * 1000 / processor.compute.units)
+    largest = max(ns, key=lambda name: ns[name], default="nothing")
+    energy = {"processor actions": processor.power.tdp_w * time_ps}
+    return Outcome(time_ps, time_ps, largest, energy_pj=energy)
 
 
 def _outcome(cost: Cost, kernel: Kernel) -> Outcome:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from neardata.arch.system import PimUnit, ProcessorUnit, System
+from neardata.arch.system import PimUnit, ProcessorUnit, StorageUnit, System
 from neardata.sim.program import Collective, Program, Task, Transfer
 from neardata.sim.system.outcome import Outcome
 from neardata.sim.system.pim import idle_energy_pj
 from neardata.sim.system.schedule import RESOURCE, Schedule
+from neardata.sim.system.storage import IDLE_PJ_PER_MW_PS
 
 SCHEMA = 1
 """Of the JSON form; it grows when a field changes its meaning or goes."""
@@ -69,6 +70,25 @@ class SystemReport:
         """From the first start to the last end."""
         return self.schedule.time_ps
 
+    @cached_property
+    def step_ends(self) -> tuple[int, ...]:
+        """End of each step that the program runs; never empty."""
+        ends: dict[int, int] = {0: 0}
+        for task, end in zip(self.program.tasks, self.schedule.end, strict=True):
+            ends[task.step] = max(ends.get(task.step, 0), end)
+        return tuple(ends.get(step, 0) for step in range(max(ends) + 1))
+
+    @property
+    def first_counted(self) -> int:
+        """The step from which figures of a step are taken: the second, for the first begins with empty
+        units and caches; the only one, where there is one."""
+        return min(1, len(self.step_ends) - 1)
+
+    @property
+    def counted_ps(self) -> tuple[int, int]:
+        """Start and end of the time of the steps that count."""
+        return (self.step_ends[0] if self.first_counted else 0), self.step_ends[-1]
+
     @property
     def tokens_per_s(self) -> float:
         """Tokens that the program makes over its time."""
@@ -78,7 +98,7 @@ class SystemReport:
     def energy_pj(self) -> dict[str, float]:
         """By component, and what units draw while they wait."""
         rest = [self.at_rest_pj(use.name, sum(use.idle_ps.values())) for use in self.units]
-        return summed([self.task_energy_pj, *rest])
+        return summed([self.task_energy_pj(), *rest])
 
     @cached_property
     def energy_untold(self) -> tuple[str, ...]:
@@ -90,10 +110,25 @@ class SystemReport:
         )
         return tuple(dict.fromkeys(untold))
 
-    @cached_property
-    def task_energy_pj(self) -> dict[str, float]:
-        """Of the tasks alone, by component."""
-        return summed(outcome.energy_pj for outcome in self.outcomes)
+    def task_energy_pj(self, first_step: int = 0) -> dict[str, float]:
+        """Of the tasks alone, of those from a step on, by component."""
+        pairs = zip(self.program.tasks, self.outcomes, strict=True)
+        return summed(outcome.energy_pj for task, outcome in pairs if task.step >= first_step)
+
+    def busy_ps(self, first_step: int = 0, since_ps: int = 0) -> dict[str, int]:
+        """By unit and link port that has any: time taken by the tasks from a step on, behind a moment."""
+        start, end = self.schedule.start, self.schedule.end
+        upto: dict[str, int] = {}
+        busy: dict[str, int] = {}
+        for i in sorted(range(len(start)), key=lambda i: (start[i], end[i])):
+            task = self.program.tasks[i]
+            if task.step < first_step:
+                continue
+            for name in users_of(task):
+                before = upto.get(name, since_ps)
+                busy[name] = busy.get(name, 0) + max(end[i] - max(start[i], before), 0)
+                upto[name] = max(before, end[i])
+        return busy
 
     def at_rest_pj(self, name: str, time_ps: int) -> dict[str, float]:
         """What a unit draws in a time without tasks: a processor at rest, a memory with closed banks
@@ -104,6 +139,9 @@ class SystemReport:
         unit = self.system.units[instance.group]
         if isinstance(unit, ProcessorUnit):
             return {"processors idle": self.system.processor(instance.group).power.idle_w.value * time_ps}
+        if isinstance(unit, StorageUnit):
+            idle_mw = self.system.drive(instance.group).energy.idle_mw.value
+            return {"drive idle": idle_mw * IDLE_PJ_PER_MW_PS * time_ps}
         if isinstance(unit, PimUnit):
             return idle_energy_pj(self.system.device(instance.group), unit.channels, time_ps)
         return {}
@@ -194,7 +232,7 @@ class SystemReport:
         """Every unit, and every link port that was used."""
         members: dict[str, list[int]] = {}
         for i, task in enumerate(self.program.tasks):
-            for name in _users(task):
+            for name in users_of(task):
                 members.setdefault(name, []).append(i)
         for name in self.system.instances:
             members.setdefault(name, [])
@@ -238,7 +276,8 @@ class SystemReport:
         return {group: sum(values) / len(values) for group, values in shares.items()}
 
 
-def _users(task: Task) -> tuple[str, ...]:
+def users_of(task: Task) -> tuple[str, ...]:
+    """The unit that a task takes, or the ports of its link."""
     kernel = task.kernel
     if isinstance(kernel, Transfer):
         return (f"{task.unit} {kernel.source}-{kernel.target}",)

@@ -27,10 +27,14 @@ _HOME = {
     "run": "neardata.api",
     "Program": "neardata.sim.program",
     "load_study": "neardata.study",
-    "reproduce": "neardata.reproduce",
+    "reproduce": "neardata.reproduction",
 }
 
 __all__ = [*_HOME, "__version__"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Studies: what a paper claims, what we need to know to compute the same, and whether it comes out.
 
-A study is a YAML file; `neardata.reproduce` runs it::
+A study is a YAML file; `neardata.reproduction` runs it::
 
     title: Pre-gated MoE
     arxiv: "2308.12066"
@@ -123,6 +123,12 @@ class PaperStudy(StrictModel):
     def assumed(self) -> tuple[str, ...]:
         """Names of inputs that nobody states."""
         return tuple(name for name, given in self.inputs.items() if given.status == "assumed")
+
+
+def is_paper_study(path: Path) -> bool:
+    """Whether a file is a study of a paper: whether it has claims."""
+    data = ConfigFile(path).data
+    return isinstance(data, dict) and "claims" in data
 
 
 def read_study(path: Path) -> tuple[PaperStudy, ConfigFile]:

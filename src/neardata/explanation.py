@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from neardata.arch.dram import Device
+from neardata.arch.precision import Format
 from neardata.arch.system import PimUnit, System
 from neardata.product_nest import product_nest
 from neardata.sim.program import (
     Attention,
     Collective,
     Elementwise,
+    FlashAttention,
+    FlashIo,
+    FlashMatMul,
+    FlashTogether,
     GroupedMatMul,
     Kernel,
     MatMul,
@@ -67,6 +72,8 @@ def explain(program: Program, system: System, *, operator: str | None = None) ->
 def _described(system: System, group: str, unit: Any) -> str:
     if isinstance(unit, PimUnit):
         return f"{unit.device}, {unit.channels} channels, {system.capacity_bytes(group) / 1e9:,.1f} GB"
+    if unit.kind == "storage":
+        return f"{unit.device}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     if unit.kind == "processor":
         return f"{unit.processor}, {system.capacity_bytes(group) / 1e9:,.1f} GB"
     if unit.kind == "stream":
@@ -120,6 +127,38 @@ def nest(task: Task, memory: tuple[Device, int] | None = None) -> list[str]:
                 f"for c in context[s] (up to {max(kernel.context)})",
                 f"{kernel.stage}: keys {kernel.qk}, values {kernel.v} wide, in the banks",
             ]
+        case FlashMatMul():
+            sliced = f", in slices of {kernel.slice_bytes:,} bytes" if kernel.slice_bytes else ""
+            loops = [
+                f"for m in {kernel.m} vectors",
+                f"for k in {kernel.k} by {min(kernel.columns, kernel.k)}: {len(kernel.strips)} strips",
+                f"for n in {kernel.n} by {kernel.strips[0][2]}: {kernel.pages:,} pages in all",
+                f"y[m,n] += x[m,k] ({kernel.activations}) * w[n,k] ({kernel.weights}) in the die,"
+                f" but of {kernel.streamed:,} pages in the processor{sliced}",
+            ]
+        case FlashAttention():
+            held = kernel.page_bytes * 8 // (Format.parse(kernel.cache).bits * kernel.qk)
+            loops = [
+                f"for s in {len(kernel.context)} sequences",
+                f"for h in {kernel.kv_heads} heads of keys, {kernel.heads // kernel.kv_heads} queries each",
+            ]
+            if kernel.channels_kept:
+                loops.append(
+                    f"for c in context[s] (up to {max(kernel.context)}): approximate scores of"
+                    f" {kernel.channels_kept} of {kernel.qk} channels, {kernel.channels_a_page} a page"
+                )
+            loops += [
+                f"for c in {kernel.tokens_kept:.4g} of context[s] (up to {max(kernel.context)})"
+                f" by {held}, a page; {kernel.pages_read:.4g} of the pages",
+                f"y += softmax(q[{kernel.qk}] k[{kernel.qk}]) v[{kernel.v}] (cache {kernel.cache})"
+                " in the controller",
+            ]
+        case FlashIo():
+            where_to = f"{kernel.channels or 'all'} channels, {kernel.dies or 'all'} dies of each"
+            loops = [f"{kernel.operation} {kernel.bytes:,} bytes in pages over {where_to}"]
+        case FlashTogether():
+            parts = [nest(Task(task.name, task.unit, part)) for part in kernel.parts]
+            return [f"beside the others: {' / '.join(lines)}" for lines in parts] + where
         case Transfer():
             return [f"{kernel.bytes:,} bytes from {kernel.source} to {kernel.target}"]
         case Stream():
@@ -129,7 +168,8 @@ def nest(task: Task, memory: tuple[Device, int] | None = None) -> list[str]:
         case Elementwise():
             moved = f"{kernel.read_bytes:,} bytes in, {kernel.write_bytes:,} out"
             uncached = f", {kernel.memory_bytes:,} of them in memory" if kernel.memory_bytes else ""
-            loops = [f"stream {moved}{uncached}, {kernel.operations:,} operations"]
+            reduced = f", {kernel.rows:,} rows reduced" if kernel.rows else ""
+            loops = [f"stream {moved}{uncached}, {kernel.operations:,} operations{reduced}"]
         case _:
             loops = [kernel.kind]
     return [f"{'  ' * i}{line}" for i, line in enumerate(loops)] + where

@@ -5,7 +5,7 @@ from __future__ import annotations
 from neardata.arch.dram import Device
 from neardata.mappers.layout import AimWeights, AttAccWeights, HbmPimWeights, layout_of
 from neardata.sim.program import PimMatMul
-from neardata.sim.system.pim_programs import with_order
+from neardata.sim.system.pim_programs import partial_sum_bytes, with_order
 
 
 def product_nest(kernel: PimMatMul, device: Device, channels: int) -> list[str]:
@@ -21,7 +21,7 @@ def product_nest(kernel: PimMatMul, device: Device, channels: int) -> list[str]:
             for s in 4 segments of k: up to 64 bursts of x into the global buffer
               for p in 32 passes: a row opened
                 for c in 64 bursts: 16 products of w in the row and x in the buffer
-    processor: adds 4 partial sums of each output, 65,536 bytes
+    processor: adds 4 partial sums of each output, 32,768 bytes
     """
     kernel = with_order(kernel, device, channels)
     used = kernel.channels or channels
@@ -41,7 +41,7 @@ def product_nest(kernel: PimMatMul, device: Device, channels: int) -> list[str]:
             loops += _attacc(kernel, layout)
     lines = [f"{'  ' * i}{line}" for i, line in enumerate(loops)]
     if kernel.k_parts > 1:
-        size = kernel.partial_sum_bytes
+        size = partial_sum_bytes(kernel, device)
         lines.append(f"{kernel.reduction}: adds {kernel.k_parts} partial sums of each output, {size:,} bytes")
     if used < channels:
         lines.append(f"channels without work: {channels - used} of {channels}")

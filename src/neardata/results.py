@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import neardata
 from neardata.arch.system import System
+from neardata.fingerprint import code_digest, fingerprint
 from neardata.rooflines import rooflines
 from neardata.sim.system.report import SystemReport
-from neardata.study import Point, Study, fingerprint
+from neardata.study import Point, Study
 
 SCHEMA = 2
 """Version of the record; it grows when a field changes its meaning or goes."""
@@ -68,14 +65,16 @@ def devices(system: System) -> int:
 def experts(report: SystemReport) -> dict[str, float]:
     """What a policy for experts that do not fit did; empty without one.
 
-    Shares are of the computations of experts, but for the first step's where there are several;
-    ``link_busy`` is of the time of the run, of the busiest direction of a link.
+    Shares are of the computations of experts; ``link_busy`` is of the time, of the busiest direction of a
+    link. The first step does not count where there are several.
     """
     figures = report.program.figures
     computed = figures.get("experts")
     if not computed:
         return {}
-    ports = [use.busy_ps for use in report.units if use.name.split(" ")[0] in report.system.links]
+    start, end = report.counted_ps
+    busy = report.busy_ps(since_ps=start)
+    ports = [ps for name, ps in busy.items() if name.split(" ")[0] in report.system.links]
     return {
         "hit_rate": figures["experts found"] / computed,
         "host_share": figures["experts on host"] / computed,
@@ -83,7 +82,7 @@ def experts(report: SystemReport) -> dict[str, float]:
         "fetched": figures["experts fetched"],
         "places": figures["expert places"],
         "bytes": figures["expert bytes"],
-        "link_busy": max(ports, default=0) / report.time_ps if report.time_ps else 0.0,
+        "link_busy": max(ports, default=0) / (end - start) if end > start else 0.0,
     }
 
 
@@ -122,23 +121,6 @@ def parts(report: SystemReport) -> list[dict[str, Any]]:
         }
         for part in report.parts()
     ]
-
-
-@cache
-def code_digest() -> str:
-    """Of the package's code and data, so that a result of other code is not taken for this one's.
-
-    >>> code_digest() == code_digest()
-    True
-    """
-    digest = hashlib.sha256()
-    for room in ("neardata", *(f"neardata.{room}" for room in ("arch", "workloads", "sim", "mappers"))):
-        spec = find_spec(room)
-        assert spec is not None and spec.submodule_search_locations is not None
-        for file in sorted(Path(spec.submodule_search_locations[0]).rglob("*")):
-            if file.suffix in (".py", ".yaml", ".json"):
-                digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from neardata.arch.system import PimUnit, System
+from neardata.arch.storage import multiplying_gb_per_s
+from neardata.arch.system import PimUnit, StorageUnit, System
 from neardata.mappers.products import kind_of
 from neardata.sim.system.engine import is_processor
 from neardata.sim.system.report import SystemReport
@@ -44,6 +45,12 @@ def _roof(system: System, group: str) -> tuple[float, float]:
         processor = system.processor(group)
         peak = processor.compute.peak_tflops
         return 1e3 * max(peak.get("bf16", 0.0), peak.get("fp16", 0.0)), processor.memory.gb_per_s
+    if isinstance(unit, StorageUnit):  # its dies, and the processor that takes what streams
+        drive = system.drive(group)
+        cores = max(drive.compute.gops.values()) * drive.flash.dies if drive.compute is not None else 0.0
+        if unit.attached_to is not None:
+            cores += 1e3 * max(system.processor(unit.attached_to).compute.peak_tflops.values())
+        return cores, multiplying_gb_per_s(drive)
     assert isinstance(unit, PimUnit)
     from neardata.sim.system.pim import PimEngine
 

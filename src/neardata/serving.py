@@ -24,7 +24,7 @@ from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping, processor_group
 from neardata.sim.link import all_gather
 from neardata.sim.program import Attention, Task
-from neardata.sim.serving import Batch
+from neardata.sim.serving import Batch, Limits
 from neardata.sim.system.engine import Costs
 from neardata.sim.system.processors import run_on_processor
 from neardata.workloads.graph import Graph
@@ -34,12 +34,10 @@ from neardata.workloads.llm.routing import Routing, Uniform
 
 MEMORY_SHARE = 0.9
 """Of a device's memory that vLLM uses (``gpu_memory_utilization``)."""
-HOST_PS = 690_000_000
+HOST_PS = 730_000_000
 """Time of a step beyond the kernels of its graph: sampling, inputs copied, tokens handed over.
 Calibrated: the mean time between tokens of the first 100 of 300 requests that vLLM 0.19 served with
 Llama-3.1-8B on one RTX PRO 6000 (``python benchmarks/serving.py calibrate``), and nothing else."""
-GRAPH_MOST = 512
-"""Tokens up to which vLLM records steps, where twice the sequences of a step are no less."""
 _CHOSEN_BYTES = 8
 """An expert's number and weight, 32 bits each."""
 IDLE = Batch((1,), (1,))
@@ -105,7 +103,7 @@ class StepCosts:
         self.mapping = mapping or Mapping(on_pim="nothing")
         if self.mapping.pipeline != 1:
             raise InputError("a step is not pipelined; give pipeline: 1", key="mapping.pipeline")
-        if not isinstance(self.mapping.experts, str):
+        if self.mapping.experts not in ("split", "spread"):
             raise InputError("steps are costed one by one; a policy goes on from step to step: give split "
                              "or spread", key="mapping.experts")  # fmt: skip
         self.group = processor_group(system, self.mapping)
@@ -225,12 +223,12 @@ class ExpertParallelCosts:
     chosen), run their own experts on them, and scatter the sums back: so ranks meet twice a layer, and
     each layer takes the longest of the ranks' own parts, then the longest of their experts. A rank
     without work runs `IDLE`. A step that is a recorded graph on all ranks has as many tokens on each as
-    on the fullest: what is filled up is gathered and goes to experts too. (vLLM 0.19,
+    on the fullest: what is filled up goes through the products, is gathered and goes to experts too, but has
+    no context to look back on. (vLLM 0.19,
     ``v1/worker/dp_utils.py`` and ``fused_moe/prepare_finalize/naive_dp_ep.py``.)
 
     Args:
-        graph_tokens: a rank's tokens up to which a step is a recorded graph (default: vLLM's twice the
-            128 sequences of a step).
+        limits: of a rank (default: ``Limits()``); its ``graph_tokens`` say which steps are recorded.
         others: as of `StepCosts`.
 
     Raises:
@@ -245,7 +243,7 @@ class ExpertParallelCosts:
         formats: Formats | None = None,
         host_ps: int = HOST_PS,
         routing: Routing | None = None,
-        graph_tokens: int = 256,
+        limits: Limits | None = None,
     ) -> None:
         if model.experts is None:
             raise InputError(f"{model.name} has no experts to spread over ranks", key="model")
@@ -256,7 +254,7 @@ class ExpertParallelCosts:
         if self.ranks < 2 or link is None:
             raise InputError("experts are spread over at least two processors with a link", key="system")
         self.model, self.host_ps, self.link = model, host_ps, system.link(link)
-        self.graph_tokens = graph_tokens
+        self.graph_tokens = (limits or Limits()).graph_tokens
         one = system.with_counts(**{self.group: 1})
         self.own = StepCosts(model, one, formats=formats, host_ps=0, routing=routing)
         self.shared = StepCosts(model, system, mapping, formats=formats, host_ps=0, routing=routing)
@@ -273,13 +271,15 @@ class ExpertParallelCosts:
             raise InputError(f"{len(batches)} batches for {self.ranks} ranks", key="batches")
         there = [batch if batch.new_tokens else IDLE for batch in batches]
         tokens = [batch.tokens for batch in there]
-        own = max(self._own_ps(batch) for batch in there)
         most = max(tokens)
-        everyones = self.ranks * most if most <= self.graph_tokens else sum(tokens)
-        return self.host_ps + own + self._experts_ps(everyones) + self.exchange_ps(most)
+        if most <= self.graph_tokens:
+            tokens = [most] * self.ranks
+        own = max(self._own_ps(*of) for of in zip(there, tokens, strict=True))
+        return self.host_ps + own + self._experts_ps(sum(tokens)) + self.exchange_ps(most)
 
-    def _own_ps(self, batch: Batch) -> int:
-        key = (batch.tokens, len(batch.new_tokens))
+    def _own_ps(self, batch: Batch, tokens: int) -> int:
+        """What a rank does alone, filled up to so many tokens."""
+        key = (tokens, len(batch.new_tokens))
         if key not in self._own:
             tasks = self.own.tasks(*key)
             self._own[key] = self.own.without_attention([pair for pair in tasks if not _is_experts(pair[0])])

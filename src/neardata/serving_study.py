@@ -31,7 +31,7 @@ from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
 from neardata.arch.precision import Format
 from neardata.arch.system import load_system
-from neardata.serving import GRAPH_MOST, HOST_PS, ExpertParallelCosts, Formats, StepCosts
+from neardata.serving import HOST_PS, ExpertParallelCosts, Formats, StepCosts
 from neardata.sim.link import transfer_ps
 from neardata.sim.serving import (
     Arrival,
@@ -385,9 +385,8 @@ def _costs(
     formats = Formats(study.weights, study.activations, study.cache)
     host_ps = round(study.host_us * 1e6)
     if pool.expert_parallel:
-        return ExpertParallelCosts(
-            model, system, formats=formats, host_ps=host_ps, graph_tokens=min(2 * pool.sequences, GRAPH_MOST)
-        )
+        limits = Limits(tokens=pool.tokens, sequences=pool.sequences)
+        return ExpertParallelCosts(model, system, formats=formats, host_ps=host_ps, limits=limits)
     return StepCosts(model, system, formats=formats, host_ps=host_ps, swap_ps=swap)
 
 

@@ -17,9 +17,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,24 +31,30 @@ import neardata.studies
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import Format
-from neardata.arch.system import PimUnit, ProcessorUnit, StreamUnit, System, load_system
-from neardata.mappers.lower import lower, stage_bytes
-from neardata.mappers.mapping import Mapping, pim_group, processor_group
+from neardata.arch.system import System, load_system
+from neardata.mappers.kernels import expert_load
+from neardata.mappers.lower import ChannelsFull, lower, stage_bytes
+from neardata.mappers.mapping import (
+    Mapping,
+    attention_group,
+    cache_group,
+    pim_group,
+    processor_group,
+    storage_group,
+)
 from neardata.mappers.products import read_forms
 from neardata.sim.program import Kernel, Program
 from neardata.sim.system.engine import Costs, run
-from neardata.sim.system.report import SystemReport, summed
+from neardata.sim.system.report import SystemReport, summed, users_of
+from neardata.step_routing import chosen, routings_of, told
 from neardata.workloads.graph import Graph
 from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import Model, load_model
-from neardata.workloads.llm.routing import Correlated, Routing, StepOf, Uniform, Zipf, measured
-from neardata.workloads.llm.routing_trace import RecordedRouting, load_routing
+from neardata.workloads.llm.routing import Routing
 
 MOST_DEVICES = 64
 """Devices tried for a group of ``count: fit``."""
 MOST_SEQUENCES = 1 << 16
-PROFILED_STEPS = 32
-"""Steps behind those that are run, by which experts count as popular."""
 
 
 class SystemChoice(StrictModel):
@@ -115,17 +118,20 @@ class Point:
         """Time of a step: of one token of every sequence in decode. In a pipeline over several
         steps, from the end of the first step to the end of the last, so that filling the pipeline does
         not count."""
-        ends: dict[int, int] = {}
-        for task, end in zip(self.program.tasks, self.report.schedule.end, strict=True):
-            ends[task.step] = max(ends.get(task.step, 0), end)
-        if len(ends) <= 1:
+        if self.steps == 1:
             return self.report.time_ps
-        return (ends[max(ends)] - ends[0]) // (len(ends) - 1)
+        start, end = self.report.counted_ps
+        return (end - start) // self._counted
 
     @property
     def steps(self) -> int:
         """Steps that the program runs."""
-        return 1 + max((task.step for task in self.program.tasks), default=0)
+        return len(self.report.step_ends)
+
+    @property
+    def _counted(self) -> int:
+        """Steps that figures of a step are the mean of."""
+        return self.steps - self.report.first_counted
 
     @property
     def tokens_per_s(self) -> float:
@@ -134,11 +140,13 @@ class Point:
 
     @cached_property
     def energy_pj(self) -> dict[str, float]:
-        """Of one step, by component: its tasks, and units at rest for what is left of `step_ps`."""
-        report = self.report
-        tasks = {name: pj / self.steps for name, pj in report.task_energy_pj.items()}
+        """Of one step, by component: its tasks, and units at rest for what is left of `step_ps`. Of
+        several steps the mean, but for the first."""
+        report, counted = self.report, self._counted
+        tasks = {name: pj / counted for name, pj in report.task_energy_pj(report.first_counted).items()}
+        busy = report.busy_ps(report.first_counted)
         rest = [
-            report.at_rest_pj(use.name, max(self.step_ps - use.busy_ps // self.steps, 0))
+            report.at_rest_pj(use.name, max(self.step_ps - busy.get(use.name, 0) // counted, 0))
             for use in report.units
         ]
         return summed([tasks, *rest])
@@ -151,13 +159,18 @@ class Point:
     @cached_property
     def bound_ps(self) -> int:
         """Roofline of a step: neither can a unit do its share of the work in less, nor can kernels that
-        wait for each other, one after the other."""
-        share = max((use.bound_ps for use in self.report.units), default=0) // self.steps
+        wait for each other, one after the other. The mean of the steps that `step_ps` is of."""
+        report, first = self.report, self.report.first_counted
+        shares: dict[str, int] = {}
         chain: dict[str, int] = {}
-        for task, outcome in zip(self.program.tasks, self.report.outcomes, strict=True):
-            if task.step == 0:
-                chain[task.name] = outcome.bound_ps + max((chain[name] for name in task.after), default=0)
-        return max(share, max(chain.values(), default=0))
+        for task, outcome in zip(self.program.tasks, report.outcomes, strict=True):
+            if task.step < first:
+                continue
+            for name in users_of(task):
+                shares[name] = shares.get(name, 0) + outcome.bound_ps
+            chain[task.name] = outcome.bound_ps + max((chain.get(name, 0) for name in task.after), default=0)
+        longest = max((*shares.values(), *chain.values()), default=0)
+        return longest // self._counted
 
 
 def load_study(path: str | Path) -> Study:
@@ -180,6 +193,9 @@ def load_study(path: str | Path) -> Study:
                     )
             processor_group(system, choice.mapping)
             pim_group(system, choice.mapping)
+            attention_group(system, choice.mapping)
+            cache_group(system, choice.mapping)
+            storage_group(system, choice.mapping)
             read_forms(choice.mapping.products)
         except InputError as error:
             if error.key in choice.set:
@@ -308,11 +324,17 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     """
     model, choice = model_of(study), study.systems[label]
     base = _with_partners(load_system(choice.system, choice.set).with_counts(**choice.units), choice.mapping)
-    graph = _graph(study, model, batch, _routing(study, model, 0, batch))
+    graph = _graph(study, model, batch, _first_routing(study, model, batch))
     lack: _Lack | None = None
     try:
         for system in _candidates(base, choice.mapping, graph):
-            program, costs = _lowered(study, model, choice.mapping, system, batch)
+            try:
+                program, costs = _lowered(study, model, choice.mapping, system, batch)
+            except ChannelsFull as full:
+                where = f"a channel of {full.place}"
+                groups = _groups_at(full.place, system)
+                lack = _Lack(where, full.needed, full.there, groups, full.largest)
+                continue
             lack = _lack(program, system)
             if lack is None:
                 return program, system, costs
@@ -333,7 +355,8 @@ def lower_point(study: Study, label: str, batch: int) -> tuple[Program, System, 
     names = " and ".join(lack.groups)
     change = f"no number of {names} would do" if enough is None else f"{enough} of {names} would do"
     raise InputError(
-        f"{what}: {lack.needed:,} bytes are to lie in {lack.place}, which holds {lack.there:,}; {change}",
+        f"{what}: {lack.needed:,} bytes are to lie in {lack.place}, which holds {lack.there:,}; {change};"
+        f" {lack.largest}",
         key=f"systems.{label}.units",
     )
 
@@ -347,58 +370,42 @@ def _lowered(
         return costs.of(group, kernel).time_ps
 
     if isinstance(mapping.experts, str):
-        return lower(_graphs(study, model, mapping, system, batch), system, mapping, cost), costs
+        graphs = _graphs(study, model, mapping, system, batch)
+        load = _load(study, model, mapping, graphs[0], costs, batch)
+        return lower(graphs, system, mapping, cost, load), costs
     if model.experts is None:
         raise InputError(f"{model.name} has no experts", key="mapping.experts")
     popular = getattr(mapping.experts, "start", None) == "popular"
-    routings = _routings(study, model, mapping.steps + PROFILED_STEPS * popular, batch)
-    if len(routings) < mapping.steps + popular:
+    routings, profiled = routings_of(study, model, mapping.steps, batch)
+    if len(routings) < mapping.steps or (popular and not profiled):
         others = ", and others to tell who is popular" if popular else ""
         held = f"{study.routing} holds {len(routings)} steps of {batch} sequences"
         raise InputError(f"{held}; {mapping.steps} are run{others}", key="mapping.steps")
-    graphs = [_graph(study, model, batch, routing) for routing in routings[: mapping.steps]]
-    load = _load(study, model, routings[mapping.steps :], batch) if popular else None
+    graphs = [_graph(study, model, batch, routing) for routing in routings]
+    load = None
+    if popular:
+        load = np.sum(chosen(study, model, profiled, batch), axis=0).tolist()
     program = lower(graphs, system, mapping, cost, load)
-    return replace(program, notes=(*program.notes, _told(study, mapping.steps))), costs
+    return replace(program, notes=(*program.notes, told(study, mapping.steps))), costs
 
 
-def _told(study: Study, steps: int) -> str:
-    """How the experts of a policy's steps are chosen."""
-    how = "recorded" if Path(study.routing).exists() else "sampled"
-    count = "1 step" if steps == 1 else f"{steps} steps, each with its own experts; the first is not counted"
-    return f"routing {how}: {study.routing}, seed {study.seed}, {count}"
-
-
-def _load(study: Study, model: Model, routings: Sequence[Routing], batch: int) -> list[list[float]]:
-    """How much each expert of each layer is chosen in steps that are not run."""
-    assert model.experts is not None
-    experts, tokens = model.experts, batch * _new_tokens(study)
-    layers = sum(1 for layer in experts.layers if study.layers is None or layer < study.layers)
-    counts = [[r.counts(at, tokens, experts.count, experts.top_k) for r in routings] for at in range(layers)]
-    return [[float(n) for n in np.sum(of_layer, axis=0)] for of_layer in counts]
-
-
-def _new_tokens(study: Study) -> int:
-    """Of each sequence in a step."""
-    return study.new_tokens or (study.context if study.phase == "prefill" else 1)
-
-
-def _routings(study: Study, model: Model, steps: int, batch: int) -> list[Routing]:
-    """Of steps that follow each other: the same sequences, further on.
-
-    Raises:
-        InputError: as `_routing`; a record that is too short for the steps.
-    """
-    first = _routing(study, model, 0, batch)
-    if isinstance(first, Correlated):
-        return [StepOf(first, steps, step) for step in range(steps)]
-    if isinstance(first, RecordedRouting):
-        tokens = batch * _new_tokens(study)
-        rest = max((first.tokens - first.start) // tokens, 1)
-        return [first.at(first.start + step * tokens) for step in range(min(steps, rest))]
-    if isinstance(first, Zipf):
-        return [Zipf(first.exponent, seed=first.seed, step=step) for step in range(steps)]
-    return [Uniform(seed=study.seed + step) for step in range(steps)]
+def _load(
+    study: Study, model: Model, mapping: Mapping, graph: Graph, costs: Costs, batch: int
+) -> list[list[float]] | None:
+    """What experts have to do in other steps of the routing, where they are to be balanced by it."""
+    if mapping.experts != "balanced" or model.experts is None:
+        return None
+    tokens = []
+    for part, size in enumerate(_parts(mapping, costs.system, batch)):
+        _, others = routings_of(study, model, 1, size, part)
+        tokens += chosen(study, model, others, size)
+    if not tokens:
+        raise InputError(
+            f"{study.routing} holds one step of {batch} sequences, and none by which to balance experts",
+            key="mapping.experts",
+        )
+    group = processor_group(costs.system, mapping)
+    return expert_load(graph, tokens, lambda kernel: costs.of(group, kernel).bound_ps)
 
 
 def _enough(
@@ -424,7 +431,11 @@ def _enough(
 
 def _with_partners(system: System, mapping: Mapping) -> System:
     """Processors and the memories of their slots in equal numbers, where one number is given."""
-    groups = (processor_group(system, mapping), pim_group(system, mapping))
+    groups = (
+        processor_group(system, mapping),
+        pim_group(system, mapping),
+        storage_group(system, mapping),
+    )
     counts = {group: system.units[group].count for group in groups if group is not None}
     given = {count for count in counts.values() if count != "fit"}
     if len(given) != 1:
@@ -458,6 +469,8 @@ class _Lack:
     there: int
     groups: tuple[str, ...]
     """The units whose place it is."""
+    largest: str
+    """The tensor that takes most room there, and its bytes, in words."""
 
 
 def _lack(program: Program, system: System) -> _Lack | None:
@@ -466,50 +479,38 @@ def _lack(program: Program, system: System) -> _Lack | None:
     place = max(over, key=lambda p: over[p], default=None)
     if place is None or over[place] <= 0:
         return None
-    groups = tuple(dict.fromkeys(i.group for i in system.instances.values() if i.place == place))
-    return _Lack(place, program.bytes_at[place], system.capacities.get(place, 0), groups)
+    held = [operand for operand in program.placement if operand.place == place]
+    largest = max(held, key=lambda operand: operand.bytes)
+    told = f"'{largest.tensor}' takes most, {largest.bytes:,}, of {len(held)} tensors"
+    there = system.capacities.get(place, 0)
+    return _Lack(place, program.bytes_at[place], there, _groups_at(place, system), told)
 
 
-def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
-    """The graphs of the micro-batches: sequences as evenly divided as can be."""
+def _groups_at(place: str, system: System) -> tuple[str, ...]:
+    """The units whose data lie in a place."""
+    return tuple(dict.fromkeys(i.group for i in system.instances.values() if i.place == place))
+
+
+def _parts(mapping: Mapping, system: System, batch: int) -> list[int]:
+    """Sequences of each micro-batch: as evenly divided as can be."""
     if mapping.micro_batches != "stages":
         parts = min(mapping.micro_batches, batch)
     elif mapping.pipeline != "all":
         parts = min(mapping.pipeline, batch)
     else:
         parts = min(system.count(processor_group(system, mapping)), batch)
-    sizes = [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
-    return [_graph(study, model, size, _routing(study, model, i, size)) for i, size in enumerate(sizes)]
+    return [batch * (i + 1) // parts - batch * i // parts for i in range(parts)]
 
 
-def _routing(study: Study, model: Model, part: int, sequences: int) -> Routing | None:
-    """Of a micro-batch.
+def _graphs(study: Study, model: Model, mapping: Mapping, system: System, batch: int) -> list[Graph]:
+    """The graphs of the micro-batches."""
+    sizes = enumerate(_parts(mapping, system, batch))
+    return [_graph(study, model, size, _first_routing(study, model, size, i)) for i, size in sizes]
 
-    Raises:
-        InputError: an unknown routing, or a trace that does not suit the model.
-    """
-    if model.experts is None:
-        return None
-    kind, _, value = study.routing.partition(":")
-    seed = study.seed + part
-    if kind == "uniform" and not value:
-        return Uniform(seed=seed)
-    if kind == "zipf":
-        try:
-            return Zipf(float(value), seed=seed)
-        except ValueError:
-            raise InputError(
-                f"'{study.routing}': expected zipf:EXPONENT, such as zipf:1.0", key="routing"
-            ) from None
-    if kind == "measured":
-        routing = measured().routing(value, seed=seed)
-        routing.sequences = sequences
-        return routing
-    if Path(study.routing).exists():
-        return load_routing(study.routing, top_k=model.experts.top_k).at(seed * sequences)
-    raise InputError(
-        f"'{study.routing}' is no file and none of uniform, zipf:EXPONENT, measured:WORKLOAD", key="routing"
-    )
+
+def _first_routing(study: Study, model: Model, sequences: int, part: int = 0) -> Routing | None:
+    """Of the first step that is run."""
+    return None if model.experts is None else routings_of(study, model, 1, sequences, part)[0][0]
 
 
 def _graph(study: Study, model: Model, batch: int, routing: Routing | None) -> Graph:
@@ -524,28 +525,3 @@ def _fitted(system: System) -> list[str]:
     """Groups of which there are as many as the data need; of two in one place, the memory."""
     fit = [group for group, unit in system.units.items() if unit.count == "fit"]
     return [group for group in fit if system.pim_of(group) not in fit]
-
-
-def fingerprint(study: Study, choice: SystemChoice, batch: int, version: str) -> str:
-    """What decides the result of a point, as a short hash: equal hashes, equal results."""
-    what = study.model_dump(mode="json", exclude={"systems", "batch", "baseline", "title"})
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in _own_files(study, choice)]
-    text = json.dumps([version, what, choice.model_dump(mode="json"), batch, files], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _own_files(study: Study, choice: SystemChoice) -> list[Path]:
-    """Files that do not ship with the package: of the model, the system, and what it names."""
-    system = load_system(choice.system, choice.set)
-    named = [study.model, study.routing, choice.system, *(use.link for use in system.links.values())]
-    if isinstance(choice.mapping.products, str):
-        named.append(choice.mapping.products)
-    for unit in system.units.values():
-        if isinstance(unit, ProcessorUnit):
-            named.append(unit.processor)
-        elif isinstance(unit, PimUnit):
-            named.append(unit.device)
-        elif isinstance(unit, StreamUnit):
-            named += [*unit.pipelines.values(), *([unit.fpga] if unit.fpga else [])]
-    paths = (Path(re.sub(r"(\.ya?ml):[^:/]*$", r"\1", name)) for name in named)  # FILE.yaml:PRESET
-    return [path for path in paths if path.is_file()]

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from neardata.arch.system import System, load_system, parse_system
+from neardata.flash_studies import flash_decode
 from neardata.frontend_models import preba
+from neardata.instinfer_study import instinfer
 from neardata.mappers import fiddler, hybrimoe
 from neardata.mappers.expert_cache import LeastRecentlyUsed, MinusRecentScore
 from neardata.mappers.expert_placement import hottest
 from neardata.mappers.moe_block import Block, Expert, Machine, Passes, blocks_of, expert_of
 from neardata.mappers.offload import Offload, cached, on_demand, pre_gated, prefetch_all, resident
 from neardata.mappers.weight_streaming import overlapped_capacity, stream_weights
+from neardata.preprocessing_study import presto
 from neardata.serving_models import splitwise
 from neardata.sim.program import Kernel, MatMul, Operand, Pause, Program, Task, Transfer
 from neardata.sim.system.engine import Costs, run
@@ -29,8 +32,11 @@ from neardata.workloads.llm.routing import Correlated, Uniform
 
 Figures = dict[str, float]
 MODELS: dict[str, Callable[..., Figures]] = {
+    "flash_decode": flash_decode,
+    "instinfer": instinfer,
     "pim_decode": pim_decode,
     "preba": preba,
+    "presto": presto,
     "splitwise": splitwise,
     "system_decode": system_decode,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neardata.sim.program import Attention, Collective, Elementwise, PimAttention, Transfer
+from neardata.sim.program import Attention, Collective, Elementwise, FlashAttention, PimAttention, Transfer
 from neardata.sim.system.report import SystemReport
 from neardata.study import Point, Study, SystemChoice, run_point
 
@@ -56,7 +56,7 @@ def critical_parts(report: SystemReport) -> dict[str, int]:
         match report.program.tasks[i].kernel:
             case Transfer() | Collective():
                 parts["communication"] += ps
-            case Attention() | PimAttention():
+            case Attention() | PimAttention() | FlashAttention():
                 parts["attention"] += ps
             case Elementwise():
                 parts["element-wise"] += ps

@@ -10,7 +10,14 @@ import yaml
 
 from neardata.arch.dram.mapping import mapping_names
 from neardata.arch.system import parse_system
-from neardata.arch.system.system import LinkUse, MemoryUnit, PimUnit, ProcessorUnit, StreamUnit
+from neardata.arch.system.system import (
+    LinkUse,
+    MemoryUnit,
+    PimUnit,
+    ProcessorUnit,
+    StorageUnit,
+    StreamUnit,
+)
 from neardata.cli.app import run
 from neardata.mappers.mapping import Mapping
 from neardata.mappers.products import ProductForm
@@ -60,7 +67,7 @@ def test_the_install_line_runs_the_quickstart():
 
 def test_every_key_of_systems_and_studies_is_described():
     described = (ROOT / "docs" / "systems.md").read_text()
-    units = (ProcessorUnit, PimUnit, MemoryUnit, StreamUnit, LinkUse)
+    units = (ProcessorUnit, PimUnit, MemoryUnit, StorageUnit, StreamUnit, LinkUse)
     for model in (Study, SystemChoice, Mapping, ProductForm, *units):
         for key in model.model_fields:
             assert f"`{key}`" in described, key
@@ -182,3 +189,11 @@ def test_every_device_that_is_named_exists(document, capsys):
         )
     )
     assert named <= names
+
+
+def test_every_file_of_test_data_is_described_once():
+    table = (ROOT / "tests" / "data" / "README.md").read_text()
+    described = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in row.split(", ")
+    ]
+    assert len(described) == len(set(described))

@@ -10,7 +10,7 @@ from neardata.arch.link import load_link
 from neardata.arch.stream import load_pipeline
 from neardata.frontend import Server, compute_units, link_stage, requests_of
 from neardata.frontend_models import preba, unit_counts
-from neardata.reproduce import run_study
+from neardata.reproduction import run_study
 from neardata.sim.frontend import Batching, Request, Stage
 from neardata.sim.link import transfer_ps
 from neardata.sim.stream import run_stream

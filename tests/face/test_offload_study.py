@@ -117,7 +117,7 @@ def test_who_is_popular_is_known_from_other_steps(capsys, routing):
 @pytest.mark.parametrize("old, new, message", [
     ("policy: on-demand", "policy: ondemand", "experts.policy: 'ondemand' is not known; did you mean on-dem"),
     ("policy: on-demand", "wait: all", "experts.policy: missing"),
-    ("{policy: on-demand}", "spred", "mapping.experts: 'spred' is not known; did you mean spread"),
+    ("{policy: on-demand}", "spred", "experts: must be split, spread, balanced or {policy: one of on-demand"),
     ("capacity: 70", "capacity: 0", "LRU.mapping.experts.capacity: must be at least 1 or 'fit', got 0"),
     ("capacity: 70", "capacty: 7", "experts.capacty: unknown key; did you mean capacity"),
     ("capacity: 70", "cache: fifo", "experts.cache: 'fifo' is not known"),

@@ -1,5 +1,6 @@
 """The package: what is installed is what the tree holds."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -79,6 +80,47 @@ def test_the_rooms_import_downwards():
                 if len(words) > 1 and words[0] in ("from", "import") and words[1].startswith("neardata."):
                     parts = words[1].split(".")[1:]
                     assert parts[0] in rooms or ".".join(parts[:2]) in rooms, f"{module}: {line.strip()}"
+
+
+FOR_MAPPERS = {
+    "neardata.sim.program": "the contract",
+    "neardata.sim.system.pim_programs": "what a PIM device can do, and its command programs",
+    "neardata.sim.system.pim": "times of products in memory, for the search",
+    "neardata.sim.system.flash_programs": "pages of matrices on the dies of a drive",
+    "neardata.sim.system.flash_attention": "pages of keys and values on a drive",
+    "neardata.sim.dram.program": "command programs, to be run on data",
+    "neardata.sim.dram.aim_matmul": "rows of matrices and vectors in the banks",
+    "neardata.sim.dram.aim_attention": "orders of visits",
+    "neardata.sim.dram.attacc_matmul": "rows of matrices in the banks",
+    "neardata.sim.dram.hbm_pim": "rows of matrices in the banks",
+}
+"""Modules of ``sim`` that mappers import, and for what."""
+
+
+def is_module(name):
+    return ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py").exists()
+
+
+def test_mappers_import_of_the_simulation_what_is_listed():
+    found = set()
+    for module in (ROOT / "mappers").rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("neardata.sim"):
+                for name in node.names:  # a module, or what is in one
+                    inside = f"{node.module}.{name.name}"
+                    found.add(inside if is_module(inside) else node.module)
+            elif isinstance(node, ast.Import):
+                found |= {n.name for n in node.names if n.name.startswith("neardata.sim")}
+    assert found == set(FOR_MAPPERS)
+
+
+def test_mappers_know_no_timings():
+    """What takes how long is worked out in ``sim``: mappers ask for it."""
+    timings = {"tick_ps", "timing", "ticks", "peak_gb_per_s", "macs_per_cycle", "gb_per_s", "least_cycles"}
+    for module in (ROOT / "mappers").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(module.read_text())))
+        names = {getattr(node, "attr", getattr(node, "id", None)) for node in nodes}
+        assert not names & timings, f"{module}: {names & timings}"
 
 
 def test_numba_is_imported_by_kernels_only():

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neardata.claims
-import neardata.reproduce
+import neardata.reproduction
 from naive.schedule import schedule as naive_schedule
 from neardata import study_models
 from neardata.arch.errors import InputError
 from neardata.claims import Claim, judge
-from neardata.reproduce import reproduce, run_study, study_names, write_markdown
+from neardata.reproduction import reproduce, run_study, study_names, write_markdown
 from neardata.sim.system import engine
 from neardata.sim.system.schedule import Schedule as JobSchedule
 
@@ -216,12 +216,12 @@ def test_a_study_that_cannot_be_run_says_where(tmp_path, old, new, message):
 
 
 def test_the_report_is_up_to_date():
-    """Else: python -m neardata.reproduce > docs/reproduction.md"""
+    """Else: python -m neardata.reproduction > docs/reproduction.md"""
     report = write_markdown(verdict for name in study_names() for verdict in reproduce(name))
     assert report == (ROOT / "docs" / "reproduction.md").read_text()
 
 
-@pytest.mark.parametrize("module", [neardata.claims, neardata.reproduce])
+@pytest.mark.parametrize("module", [neardata.claims, neardata.reproduction])
 def test_examples(module):
     result = doctest.testmod(module)
     assert result.attempted and not result.failed

@@ -319,3 +319,20 @@ def test_explain_and_compare_name_what_there_is(capsys):
     fails(capsys, "did you mean A100", "explain", "study.yaml", "-s", "A10")
     fails(capsys, "did you mean A100", "compare", "study.yaml", "A10", "AiM")
     fails(capsys, "did you mean pregated", "reproduce", "pregate")
+
+
+def test_a_study_of_a_paper_is_run_for_its_claims(capsys):
+    code, out, err = neardata(capsys, "run", "sn40l.yaml")
+    assert (code, err) == (0, "") and "model switching" in out
+    assert out == neardata(capsys, "reproduce", "sn40l")[1]
+    fails(capsys, "--batch: a study of a paper is run as it is", "run", "sn40l.yaml", "--batch", "3")
+    fails(capsys, "serving_split.yaml: is a study of requests: neardata serve", "run", "serving_split.yaml")
+
+
+def test_a_truth_value_is_no_number(capsys):
+    fails(
+        capsys,
+        "s.yaml:3: context: must be a number, not yes or no",
+        "run",
+        changed("context: 512", "context: yes"),
+    )

@@ -65,7 +65,7 @@ def test_search_save_edit_run(study, tmp_path, capsys):
     text = capsys.readouterr().out
     for line in (
         "for part in 2 of k, side by side: 2,048 inputs and 4 channels each",
-        "processor: adds 2 partial sums of each output, 256 bytes",
+        "processor: adds 2 partial sums of each output, 128 bytes",
         "channels without work: 24 of 32",
         "layer0.router.sum on controller, after layer0.router",
     ):
@@ -111,6 +111,9 @@ def test_saved_programs(study, tmp_path, capsys):
     saved.write_text(text.replace("schema: 2", "schema: 1"))
     assert neardata(["run", str(saved)]) == 2
     assert "program.yaml:1: schema: is 1; this version reads schema 2" in capsys.readouterr().err
+    saved.write_text(text.replace("schema: 2\n", ""))
+    assert neardata(["run", str(saved)]) == 2
+    assert "program.yaml:1: schema: missing; this version reads schema 2" in capsys.readouterr().err
     data = yaml.safe_load(text)
     router = next(t for t in data["tasks"] if t["name"] == "layer0.router")
     router["kernel"]["k_parts"] = 5

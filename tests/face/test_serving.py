@@ -98,15 +98,30 @@ def test_recorded_steps_are_filled_up_to_the_fullest_rank():
     small, large = Batch((1,) * 4, (100,) * 4), Batch((1,) * 64, (2000,) * 64)
     costs = ranks()
     assert costs([small, large]) == costs([large, large])
-    costs = ranks(graph_tokens=63)
+    costs = ranks(limits=Limits(sequences=31))
     assert costs([small, large]) < costs([large, large]), "fewer tokens for the experts"
+
+
+def test_what_a_rank_is_filled_up_with_goes_through_products_but_has_no_context():
+    few, many = Batch((1,) * 30, (8000,) * 30), Batch((1,) * 128, (100,) * 128)
+    costs = ranks()
+    padded = costs.own.without_attention(
+        [task for task in costs.own.tasks(128, 30) if ".experts." not in task[0].name]
+    )
+    own = padded.time_ps + costs.own.attention_ps(padded, few)
+    shared = costs._experts_ps(256) + costs.exchange_ps(128)
+    assert costs([few, many]) == costs([many, few]) == own + shared
+    alone = costs.own.without_attention(
+        [task for task in costs.own.tasks(30, 30) if ".experts." not in task[0].name]
+    )
+    assert alone.time_ps < padded.time_ps, "there is something to see"
 
 
 def test_a_study_records_steps_of_twice_its_sequences(monkeypatch):
     seen = []
 
-    def remember(self, *arguments, graph_tokens, **options):
-        seen.append(graph_tokens)
+    def remember(self, *arguments, limits, **options):
+        seen.append(limits.graph_tokens)
         raise InputError("enough")
 
     monkeypatch.setattr(ExpertParallelCosts, "__init__", remember)
@@ -272,7 +287,7 @@ def test_qwen_32b_on_two_cards():
 
 
 @pytest.mark.slow
-def test_qwen_on_two_ranks_of_which_nothing_is_fitted():
+def test_qwen_on_two_ranks_to_which_no_constant_is_fitted():
     rows = log("qwen")
     costs = ExpertParallelCosts(load_model("qwen3-30b-a3b"), load_system("rtx-pro-6000").with_counts(gpu=2))
     tpot, ttft, e2e = means(rows, replayed(rows, costs, ranks=2).requests)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neardata.reproduce import run_study
+from neardata.reproduction import run_study
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,4 @@
-"""Attention programs of GDDR6-AiM compute with the keys and values that lie in the banks."""
+"""Attention programs of GDDR6-AiM and HBM-PIM compute with the keys and values that lie in the banks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neardata.mappers.attention_data import aim_attention_on_data
+from neardata.mappers.attention_data import attention_on_data
 from neardata.mappers.bank_data import DataError
 from neardata.sim.dram.program import Affine, Issue, Loop, Phase
 from neardata.sim.program import PimAttention
 from neardata.sim.system.pim_programs import device_of, program_of
 
 AIM = device_of("gddr6-aim")
+DEVICES = (AIM, device_of("hbm-pim"))
 
 
 def operands(kernel, seed=0):
@@ -38,19 +39,21 @@ def attention(kernel, queries, keys, values):
     return out
 
 
-def programs(kernel, channels):
-    return tuple(program_of(replace(kernel, stage=stage), AIM, channels) for stage in ("scores", "values"))
+def programs(kernel, channels, device=AIM):
+    return tuple(program_of(replace(kernel, stage=stage), device, channels) for stage in ("scores", "values"))
 
 
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 @given(
     context=st.lists(st.integers(1, 150), min_size=1, max_size=4), group=st.integers(1, 3),
     kv_heads=st.integers(1, 3), qk=st.integers(1, 140), v=st.integers(1, 70), channels=st.integers(1, 5),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
-def test_any_shape(context, group, kv_heads, qk, v, channels):
+def test_any_shape(device, context, group, kv_heads, qk, v, channels):
     kernel = PimAttention(tuple(context), group * kv_heads, kv_heads, qk, v)
     data = operands(kernel)
-    result = aim_attention_on_data(kernel, programs(kernel, channels), AIM, channels, *data)
+    made = programs(kernel, channels, device)
+    result = attention_on_data(kernel, made, device, channels, *data, kernel.qk**-0.5)
     np.testing.assert_allclose(result, attention(kernel, *data), rtol=1e-9, atol=1e-12)
 
 
@@ -60,12 +63,30 @@ SHAPES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 @pytest.mark.parametrize("kernel", SHAPES, ids=str)
-def test_long_wide_and_ragged(kernel):
+def test_long_wide_and_ragged(device, kernel):
     """Positions over several rows; more heads than fit in a row."""
     data = operands(kernel)
-    result = aim_attention_on_data(kernel, programs(kernel, 3), AIM, 3, *data)
+    result = attention_on_data(kernel, programs(kernel, 3, device), device, 3, *data, kernel.qk**-0.5)
     np.testing.assert_allclose(result, attention(kernel, *data), rtol=1e-9, atol=1e-12)
+
+
+def test_few_heads_on_many_pseudo_channels():
+    """Positions are cut into parts, unevenly, whose sums the host adds."""
+    kernel, device = PimAttention((700, 300, 130), 2, 1, 64, 64), device_of("hbm-pim")
+    data = operands(kernel)
+    made = programs(kernel, 13, device)
+    result = attention_on_data(kernel, made, device, 13, *data, kernel.qk**-0.5)
+    np.testing.assert_allclose(result, attention(kernel, *data), rtol=1e-9, atol=1e-12)
+
+
+def test_attention_with_a_softmax_unit():
+    kernel = PimAttention((70,), 2, 1, 64, 64)
+    device = device_of("attacc-hbm3")
+    both = program_of(kernel, device, 2)
+    with pytest.raises(DataError, match="attention of attacc-hbm3 is not run on data"):
+        attention_on_data(kernel, (both, both), device, 2, *operands(kernel), 0.1)
 
 
 def shifted(steps, command, field):
@@ -82,15 +103,22 @@ def shifted(steps, command, field):
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("command, field", [("ACT16", "row"), ("MAC16", "column"), ("WRGB", "column")])
-def test_a_misplaced_element_shows(stage, command, field):
+@pytest.mark.parametrize(
+    "device, command, field",
+    [
+        (AIM, "ACT16", "row"), (AIM, "MAC16", "column"), (AIM, "WRGB", "column"),
+        (DEVICES[1], "RDPIM", "row"), (DEVICES[1], "RDPIM", "column"), (DEVICES[1], "RD", "column"),
+        (DEVICES[1], "WRREG", "column"),
+    ],
+)  # fmt: skip
+def test_a_misplaced_element_shows(stage, device, command, field):
     """Keys or values looked for in another row or column: wrong numbers or an error."""
     kernel = PimAttention((70, 41), 4, 2, 64, 32)
-    made, data = list(programs(kernel, 1)), operands(kernel)
+    made, data = list(programs(kernel, 1, device)), operands(kernel)
     groups = [replace(g, body=tuple(shifted(g.body, command, field))) for g in made[stage].groups]
     made[stage] = replace(made[stage], groups=tuple(groups))
     try:
-        result = aim_attention_on_data(kernel, tuple(made), AIM, 1, *data)
+        result = attention_on_data(kernel, tuple(made), device, 1, *data, kernel.qk**-0.5)
     except (DataError, IndexError):
         return
     assert not np.allclose(result, attention(kernel, *data))

@@ -392,3 +392,21 @@ def test_models_and_mappings_that_do_not_suit(moe: Model) -> None:
         lowered(steps_of(moe, 1), target.with_counts(gpu=2), {"policy": "on-demand"})
     with pytest.raises(InputError, match="costs are needed"):
         lower(steps_of(moe, 1), target, Mapping(experts={"policy": "hybrid"}))  # type: ignore[arg-type]
+
+
+def test_a_step_waits_for_all_that_ends_the_one_before(moe: Model) -> None:
+    """A second head beside the first: the next token needs both, whichever is listed last."""
+    graphs = steps_of(moe, 3)
+    for graph in graphs:
+        head = list(graph)[-1]
+        weight, logits = (graph.tensors[name] for name in (head.inputs[1], head.outputs[0]))
+        graph.tensor("draft.weight", weight.shape, weight.format, "weight")
+        graph.tensor("draft.logits", logits.shape, logits.format, logits.role)
+        graph.add(
+            replace(head, name="draft", inputs=(head.inputs[0], "draft.weight"), outputs=("draft.logits",))
+        )
+    program = lowered(graphs, system(), {"policy": "on-demand"}, fuse=False)
+    entries = [task for task in program.tasks if any(o.tensor == "tokens" for o in task.reads)]
+    assert [task.step for task in entries] == [0, 1, 2]
+    for task in entries[1:]:
+        assert set(task.after) >= {f"s{task.step - 1}/{head.name}", f"s{task.step - 1}/draft"}

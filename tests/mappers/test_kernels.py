@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from neardata.arch.dram import load_device
 from neardata.arch.processor import load_processor
-from neardata.arch.system import parse_system
+from neardata.arch.system import load_system, parse_system
 from neardata.mappers.kernels import pim_kernels
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping
@@ -105,6 +106,31 @@ def test_rows_of_tables_and_caches_go_through_the_memory() -> None:
     for task in of_kind(program, Elementwise):
         outcome = run_on_processor(GPU, task.kernel)
         assert outcome.memory_bytes == uncached.get(task.name, 0)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_norms_reduce_rows_of_a_head_or_of_all_that_is_hidden(gpus: int) -> None:
+    model, system = load_model("qwen3-32b"), load_system("rtx-pro-6000").with_counts(gpu=gpus)
+    graph = llm(model, "decode", batch=1000, context=10, layers=1)
+    program = lower(graph, system, Mapping(on_pim="nothing"))
+    rows = {
+        name.rpartition(".")[2]: task.kernel.rows
+        for task in of_kind(program, Elementwise)
+        if isinstance(task.kernel, Elementwise)
+        for name in task.operators
+        if name.endswith("_norm")
+    }
+    by_head = {"q_norm": 1000 * 64 // gpus, "k_norm": 1000 * 8 // gpus}
+    assert rows == by_head | dict.fromkeys(("attention_norm", "feed_forward_norm", "final_norm"), 1000)
+    for task in of_kind(program, Elementwise):
+        kernel = task.kernel
+        if "layer0.attention.q_norm" in task.operators:
+            assert isinstance(kernel, Elementwise)
+            processor = system.processor("gpu")
+            assert processor.compute.row_ns is not None
+            least = kernel.rows * processor.compute.row_ns.value * 1000 / processor.compute.units
+            assert run_on_processor(processor, kernel).time_ps > least
+            assert run_on_processor(processor, replace(kernel, rows=0)).time_ps < least
 
 
 def test_scores_between_stages_in_memory_go_through_it() -> None:

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from neardata.arch.dram import load_device
 from neardata.arch.errors import InputError
 from neardata.mappers.bank_data import DataError, multiply
-from neardata.mappers.layout import AimWeights, AttAccWeights, HbmPimWeights, layout_of, placed_bytes
+from neardata.mappers.layout import (
+    AimWeights,
+    AttAccWeights,
+    HbmPimWeights,
+    channel_rows,
+    fill,
+    layout_of,
+    placed_bytes,
+)
 from neardata.sim.dram import aim_matmul, attacc_matmul
 from neardata.sim.dram.program import Affine, ChannelGroup, Issue, Loop, Parallel, Phase, Program
 from neardata.sim.program import PimMatMul
@@ -32,8 +40,6 @@ def test_places(device, n, k, channels):
     layout, model = LAYOUTS[device](n, k, channels), device_of(device)
     outputs, inputs = np.mgrid[:n, :k]
     places = layout.place(outputs, inputs)
-    back = layout.element(places)
-    assert (back[0] == outputs).all() and (back[1] == inputs).all()
     sizes = {"channel": channels, "row": model.organisation.row, "column": model.bursts_per_row, "lane": 16}
     sizes |= dict(zip(model.levels[1:], model.counts[1:], strict=True))
     assert list(places) == ["channel", *model.levels[1:], "row", "column", "lane"]
@@ -42,19 +48,6 @@ def test_places(device, n, k, channels):
         assert values.min() >= 0 and values.max() < sizes[name]
         number = number * sizes[name] + values
     assert len(np.unique(number)) == n * k
-
-
-@pytest.mark.parametrize("device", LAYOUTS)
-def test_places_that_hold_nothing(device):
-    """Of all places of the rows used, as many hold an element as there are elements."""
-    for n, k, channels in [(40, 70, 2), (130, 300, 3), (20, 2100, 1)]:
-        layout, model = LAYOUTS[device](n, k, channels), device_of(device)
-        rows = int(layout.place(np.arange(n)[:, None], np.arange(k)[None])["row"].max()) + 1
-        shape = (channels, *model.counts[1:], rows, model.bursts_per_row, 16)
-        index = np.indices(shape).reshape(len(shape), -1)
-        names = ["channel", *model.levels[1:], "row", "column", "lane"]
-        output, input = layout.element(dict(zip(names, index, strict=True)))
-        assert ((output < n) & (input < k)).sum() == n * k
 
 
 @pytest.mark.parametrize("device", LAYOUTS)
@@ -82,19 +75,23 @@ def test_placed_bytes_are_those_of_the_rows(device, n, k, channels):
 @settings(max_examples=40, deadline=None)
 def test_matrices_beside_each_other_take_the_room_that_is_counted(device, sizes, channels):
     """The last round of each in the emptiest channels: they stay even, but for one line."""
-    model = device_of(device)
-    filled, largest = [0] * channels, 0
-    for n, k in sizes:
-        line = layout_of(n, k, device, channels).LINE
-        rounds, more = divmod(-(-n // line), channels)
-        whole, longer = (layout_of(r * line, k, device, 1).rows for r in (rounds, rounds + 1))
-        largest = max(largest, longer - whole)
-        order = sorted(range(channels), key=filled.__getitem__)
-        for place, channel in enumerate(order):
-            filled[channel] += longer if place < more else whole
-        assert max(filled) - min(filled) <= largest
-    room = sum(placed_bytes(PimMatMul(1, n, k), device, channels) for n, k in sizes)
+    model, kernels = device_of(device), [PimMatMul(1, n, k) for n, k in sizes]
+    rows = [channel_rows(kernel, device, channels) for kernel in kernels]
+    filled = fill(rows, channels)
+    assert max(filled) - min(filled) <= max(each[0] - each[-1] for each in rows)
+    room = sum(placed_bytes(kernel, device, channels) for kernel in kernels)
     assert sum(filled) * model.bursts_per_row * 32 * model.n_banks == room
+
+
+@given(matrices=st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), max_size=20))
+def test_channels_are_filled_with_all_there_is(matrices):
+    """Each matrix in channels of its own, none twice in one."""
+    rows = [tuple(sorted(each, reverse=True)) for each in matrices]
+    taken = fill(rows, 6)
+    assert sum(taken) == sum(map(sum, rows))
+    assert max(taken) <= sum(each[0] for each in rows)
+    alone = [each[:1] for each in rows[:6]]
+    assert sorted(fill(alone, 6)) == sorted([0] * (6 - len(alone)) + [n for (n,) in alone])
 
 
 @pytest.mark.parametrize("device", LAYOUTS)
@@ -149,7 +146,8 @@ def test_any_form_computes_the_product(device, m, n, k, used, part, form, more):
     parts = [d for d in divisors(used) if d <= k]
     forms = forms_of(device, k)
     order, own_rows = forms[form % len(forms)]
-    kernel = PimMatMul(m, n, k, order, own_rows, used, parts[part % len(parts)], "processor")
+    split = parts[part % len(parts)]
+    kernel = PimMatMul(m, n, k, order, own_rows, used, split, "processor" if split > 1 else "")
     x, w = operands(m, n, k)
     program = program_of(kernel, device, used + more)
     assert program.channels <= used

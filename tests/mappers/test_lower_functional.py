@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neardata.arch.errors import InputError
 from neardata.arch.system import System, parse_system
+from neardata.mappers.expert_placement import Load
 from neardata.mappers.functional import ProgramError, reach_of, verify
 from neardata.mappers.lower import lower
 from neardata.mappers.mapping import Mapping
@@ -54,9 +56,9 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return small_moe(tmp_path_factory)
 
 
-def check(graph: Graph, target: System, mapping: Mapping) -> Program:
+def check(graph: Graph, target: System, mapping: Mapping, load: Load | None = None) -> Program:
     costs = Costs(target)
-    program = lower(graph, target, mapping, lambda group, kernel: costs.of(group, kernel).time_ps)
+    program = lower(graph, target, mapping, lambda group, kernel: costs.of(group, kernel).time_ps, load)
     verify(program, graph, random_values(graph, 1), reach=reach_of(target))
     report = run(program, target, costs=costs)  # conservation is checked inside
     assert sum(report.reasons_ps.values()) == report.time_ps
@@ -73,6 +75,20 @@ def test_processors(
     graph = llm(moe, phase, batch=3, context=9, new_tokens=new, routing=Uniform(seed=3))  # type: ignore[arg-type]
     mapping = Mapping(pipeline=pipeline, experts=experts, fuse=fuse)  # type: ignore[arg-type]
     check(graph, system(gpus), mapping)
+
+
+@pytest.mark.parametrize("load", [[9, 1, 1, 1], [1, 1, 1, 9], [0, 0, 0, 0], [1, 5, 0, 0]])
+@pytest.mark.parametrize("gpus,pipeline,pim", [(1, 1, None), (3, 1, None), (4, 2, None), (2, 1, "gddr6-aim")])
+def test_balanced_experts(moe: Model, gpus: int, pipeline: int, pim: str | None, load: list[float]) -> None:
+    """Uneven ranges of experts, empty ones too."""
+    graph = llm(moe, batch=3, context=9, routing=Uniform(seed=3))
+    mapping = Mapping(pipeline=pipeline, experts="balanced", on_pim="everything" if pim else "nothing")
+    check(graph, system(gpus, pim), mapping, [load, load[::-1]])
+
+
+def test_balanced_experts_need_a_load(moe: Model) -> None:
+    with pytest.raises(InputError, match=r"mapping\.experts: what experts have to do is not known"):
+        lower(llm(moe, batch=3, context=9), system(2), Mapping(experts="balanced"))
 
 
 @pytest.mark.parametrize("on_pim", ["attention", "everything"])

@@ -71,6 +71,16 @@ def test_a_flat_matrix_is_split_over_k():
     assert dear[0].form.k_parts == 1
 
 
+def test_all_who_can_add_are_tried():
+    """AttAcc's buffer die adds; a processor that takes no time for it is the faster."""
+    kernel = PimMatMul(1, 16, 16384)
+    found = search(kernel, "attacc-hbm3", 4, reduction=lambda kernel: 0)
+    assert {c.form.reduction for c in found if c.form.k_parts > 1} == {"buffer", "processor"}
+    assert found[0].form.k_parts == 4 and found[0].form.reduction == "processor"
+    dear = search(kernel, "attacc-hbm3", 4, reduction=lambda kernel: 10**9)
+    assert dear[0].form.k_parts == 4 and dear[0].form.reduction == "buffer"
+
+
 def test_a_processor_beside_it():
     kernel = PimMatMul(1, 256, 256)
     fast = search(kernel, "gddr6-aim", 2, processor=lambda kernel: 1000)
@@ -116,10 +126,10 @@ def test_times_are_those_of_a_run(refresh, overrides):
 
 
 def test_partial_sums_cross_the_bus():
-    """4 parts of 512 sums of 4 bytes at 4 channels' 32 GB/s."""
+    """4 parts of 512 sums of 2 bytes at 4 channels' 32 GB/s."""
     kernel = PimMatMul(1, 512, 1024)
     free = search(kernel, "gddr6-aim", 4, reduction=lambda kernel: 0)
     paid = search(kernel, "gddr6-aim", 4)
     times = [{c.form: c.bound_ps for c in found} for found in (free, paid)]
     for key, time in times[0].items():
-        assert times[1][key] - time == (0 if key.k_parts == 1 else key.k_parts * 512 * 4 * 1000 // 128)
+        assert times[1][key] - time == (0 if key.k_parts == 1 else key.k_parts * 512 * 2 * 1000 // 128)

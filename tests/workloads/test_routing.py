@@ -13,6 +13,7 @@ from neardata.workloads.llm.decoder import llm
 from neardata.workloads.llm.model import load_model
 from neardata.workloads.llm.routing import (
     Correlated,
+    StepOf,
     Uniform,
     Zipf,
     adjacent_overlap,
@@ -70,6 +71,15 @@ def test_correlated_layers_do_not_depend_on_the_order_they_are_asked_for() -> No
     assert np.array_equal(forward, backward)
 
 
+@pytest.mark.parametrize("between", [0.0, 0.6])
+def test_the_first_tokens_do_not_depend_on_how_many_follow(between: float) -> None:
+    routing = Correlated(0.4, 0.95, between_layers=between, sequences=3, seed=4)
+    few, many = (np.sort(routing.ids(2, tokens, 32, 4, prompts=3), axis=3) for tokens in (5, 41))
+    assert np.array_equal(few, many[:, :, :5])
+    counts = [[StepOf(routing, n, 2).counts(i, 3, 32, 4) for i in range(2)] for n in (3, 40)]
+    assert np.array_equal(*counts)
+
+
 def test_zipf_popularity() -> None:
     """Two experts a token: the first drawn by the law, the second by the law without it."""
     p = np.arange(1, 9) ** -1.0
@@ -91,7 +101,8 @@ def test_spread_of_zipf_varies_layers_around_the_mean() -> None:
 
 @pytest.mark.parametrize("overlap", [0.0625, 0.2, 0.427, 0.6])
 def test_drawn_tokens_overlap_as_asked(overlap: float) -> None:
-    ids = Correlated(overlap, 0.995, seed=0).ids(8, 200, 128, 8, prompts=4)
+    """The mean of many prompts: a short one of few contexts is off by more, of large overlaps downwards."""
+    ids = Correlated(overlap, 0.995, seed=0).ids(8, 200, 128, 8, prompts=32)
     assert adjacent_overlap(ids) == pytest.approx(overlap, abs=0.025)
     needed = correlation_of_overlap(overlap, 128, 8)
     assert overlap_of_correlation(needed, 128, 8) == pytest.approx(overlap, rel=1e-3)

@@ -8,7 +8,7 @@ from typing import Any
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.precision import INTEGERS, Format
 from neardata.workloads.graph import Graph, Operator, Phase, Role
-from neardata.workloads.llm.model import Model
+from neardata.workloads.llm.model import Model, load_model
 from neardata.workloads.llm.routing import Routing, Uniform
 
 GROUPS = ("attention", "feed-forward", "experts", "shared", "router", "head", "embedding")
@@ -18,7 +18,7 @@ _Dims = Mapping[str, int | tuple[int, ...]]
 
 
 def llm(
-    model: Model,
+    model: Model | str,
     phase: Phase = "decode",
     *,
     batch: int | None = None,
@@ -37,6 +37,7 @@ def llm(
     """The graph of one step of a model's decoder over a batch of sequences.
 
     Args:
+        model: or its name, or the path of its ``config.json``.
         phase: ``prefill`` (logits of each sequence's last token), ``decode`` (one new token a
             sequence) or ``verify`` (gamma + 1 new tokens a sequence, logits of all).
         batch: sequences; left out where ``context`` is a list.
@@ -65,6 +66,9 @@ def llm(
     >>> graph["layer1.experts.down"].dims["n"], sum(graph["layer1.experts.down"].dims["tokens"])
     (4096, 128)
     """
+    model = load_model(model) if isinstance(model, str) else model
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise InputError(f"must be a whole number of sequences from 1, got {batch}", key="batch")
     contexts = _lengths("context", context, batch)
     if phase not in ("prefill", "decode", "verify"):
         raise InputError(f"unknown phase '{phase}'{nearest(phase, ('prefill', 'decode', 'verify'))}")

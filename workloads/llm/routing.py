@@ -253,9 +253,9 @@ class _Draw:
 
     def _next(self, layer: int) -> Ids:
         routing, (tokens, _, experts) = self.routing, self.shape
-        draw = np.random.default_rng((routing.seed, layer))
-        context = draw.standard_normal(self.shape, dtype=np.float32)
-        token = draw.standard_normal(self.shape, dtype=np.float32)
+        # a generator each: the first tokens are the same however many follow
+        parts = [np.random.default_rng((routing.seed, layer, part)) for part in (0, 1)]
+        context, token = (draw.standard_normal(self.shape, dtype=np.float32) for draw in parts)
         if self.fresh is not None and routing.between_layers:
             like, unlike = routing.between_layers, math.sqrt(1 - routing.between_layers**2)
             context = like * self.fresh[0] + unlike * context

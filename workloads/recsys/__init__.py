@@ -13,7 +13,7 @@ from pathlib import Path
 from neardata.workloads.recsys.criteo import read_criteo, read_table
 from neardata.workloads.recsys.generate import generate
 from neardata.workloads.recsys.graph import Work, graph_of, work, work_of
-from neardata.workloads.recsys.parquet import read_parquet, write_parquet
+from neardata.workloads.recsys.parquet import mini_batches, read_parquet, write_parquet
 from neardata.workloads.recsys.preprocess import KeyedJagged, MiniBatch, batches, preprocess
 from neardata.workloads.recsys.spec import Spec, load_spec, spec_names
 from neardata.workloads.recsys.table import Column, Table
@@ -29,6 +29,6 @@ def sample_path() -> Path:
 
 __all__ = [
     "Column", "KeyedJagged", "MiniBatch", "Spec", "Table", "Work", "batches", "generate", "graph_of",
-    "load_spec", "preprocess", "read_criteo", "read_parquet", "read_table", "sample_path",
+    "load_spec", "mini_batches", "preprocess", "read_criteo", "read_parquet", "read_table", "sample_path",
     "spec_names", "work", "work_of", "write_parquet",
 ]  # fmt: skip

@@ -37,7 +37,9 @@ def read_parquet(
     """
     path = Path(path)
     file = _opened(path)
-    names = file.schema_arrow.names
+    schema = file.schema_arrow
+    names = schema.names
+    places = _places(file, schema)
     for name in names if columns is None else columns:
         if name not in names:
             raise InputError(f"no column '{name}'{nearest(name, names)}", file=path)
@@ -56,7 +58,7 @@ def read_parquet(
                 # PyArrow first: it ends the process where it is asked about a codec it does not know
                 try:
                     part = file.read_row_group(group, columns=[name], use_threads=False).column(0)
-                    held = _chunks(raw, file, group, name)
+                    held = _chunks(raw, file, group, name, places.get(name, []))
                 except _FAILURES as error:
                     raise _damaged(path, group, name, _first_line(error)) from None
                 chunks += held
@@ -70,6 +72,31 @@ def row_groups(path: str | Path) -> list[int]:
     """Rows of each row group."""
     metadata = _opened(Path(path)).metadata
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def mini_batches(path: str | Path, rows: int) -> list[tuple[int, ...]]:
+    """Row groups of each mini-batch: those that follow each other and hold at most ``rows`` rows together.
+
+    A row group is never split: it is one partition of what is stored. One with more rows is a mini-batch of
+    its own; one without any is left out.
+
+    Raises:
+        InputError: no Parquet file, or one without rows.
+    """
+    batches: list[tuple[int, ...]] = []
+    held = 0
+    for group, size in enumerate(row_groups(path)):
+        if not size:
+            continue
+        if batches and held + size <= rows:
+            batches[-1] += (group,)
+            held += size
+        else:
+            batches.append((group,))
+            held = size
+    if not batches:
+        raise InputError("holds no rows", file=path)
+    return batches
 
 
 def joined(parts: Sequence[Column]) -> Column:
@@ -106,14 +133,24 @@ def _damaged(path: Path, group: int, column: str, problem: str) -> InputError:
     return InputError(f"row group {group}, column '{column}': {problem}", file=path)
 
 
-def _chunks(raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str) -> list[ColumnChunk]:
+def _places(file: pq.ParquetFile, schema: pa.Schema) -> dict[str, list[int]]:
+    """Column chunks of a row group that hold each column."""
+    nested = [name for i, name in enumerate(schema.names) if pa.types.is_nested(schema.field(i).type)]
+    found: dict[str, list[int]] = {}
+    for i in range(len(file.schema)):
+        path = file.schema.column(i).path
+        for name in {path, *(name for name in nested if path.startswith(f"{name}."))}:
+            found.setdefault(name, []).append(i)
+    return found
+
+
+def _chunks(
+    raw: mmap.mmap, file: pq.ParquetFile, group: int, name: str, places: Sequence[int]
+) -> list[ColumnChunk]:
     about, found = file.metadata.row_group(group), []
-    nested = pa.types.is_nested(file.schema_arrow.field(name).type)
-    for i in range(about.num_columns):
+    for i in places:
         chunk, schema = about.column(i), file.schema.column(i)
         path = chunk.path_in_schema
-        if path != name and not (nested and path.startswith(f"{name}.")):
-            continue
         # a chunk without values may have no data page
         offsets = (chunk.data_page_offset, chunk.dictionary_page_offset)
         start = min((offset for offset in offsets if offset), default=0)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neardata.cli import compare, devices, doctor, dram, explain, pim, profiles, reproduce, ssd
+from neardata.cli import compare, devices, doctor, dram, explain, pim, preprocess, profiles, reproduce, ssd
 from neardata.cli import run as run_command
 from neardata.cli import search as search_command
 from neardata.cli import serve as serve_command
@@ -35,6 +35,7 @@ app.command("explain")(explain.explain)
 app.command("search")(search_command.search)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
+app.command("preprocess")(preprocess.preprocess)
 app.command("devices")(devices.list_devices)
 app.command("show")(devices.show)
 app.command("profiles")(profiles.list_profiles)

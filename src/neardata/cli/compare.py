@@ -44,6 +44,8 @@ def _record(
     from neardata.study import find_study, placed_in, run_point
 
     path = Path(what)
+    if path.suffix == ".json" and not path.exists():
+        raise InputError("cannot be read: No such file or directory", file=path)
     if path.suffix == ".json" and path.is_file():
         try:
             data = json.loads(path.read_text(encoding="utf-8"))

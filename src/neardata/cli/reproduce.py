@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neardata.cli.options import Json
+
+if TYPE_CHECKING:
+    from neardata.reproduction import Reproduction
 
 
 def reproduce(
@@ -21,7 +24,7 @@ def reproduce(
 
     Exit code 1 if a claim is missed, or differs from our own arithmetic.
     """
-    from neardata.reproduce import run_study, study_names
+    from neardata.reproduction import run_study, study_names, study_title
 
     if name is None:
         names = study_names()
@@ -29,30 +32,34 @@ def reproduce(
             typer.echo(json.dumps(names))
         else:
             for known in names:
-                typer.echo(f"{known:22}{run_study(known).study.title}")
+                typer.echo(f"{known:22}{study_title(known)}")
         return 0
-    found = run_study(name)
+    return report(run_study(name), as_json)
+
+
+def report(found: Reproduction, as_json: bool) -> int:
+    """Print a study that was run; 1 if a claim is missed."""
     missed = any(v.decision in ("missed", "differs from our arithmetic") for v in found.verdicts)
-    if as_json:
-        rows = [
-            {
-                "claim": v.claim.claim,
-                "value": v.claim.value,
-                "unit": v.claim.unit,
-                "condition": v.claim.condition,
-                "where": v.claim.where,
-                "trust": v.claim.trust,
-                "ours": v.ours,
-                "difference": v.difference,
-                "verdict": v.decision,
-                "reason": v.reason,
-                "assumed": list(v.assumed),
-            }
-            for v in found.verdicts
-        ]
-        typer.echo(json.dumps({"study": found.name, "title": found.study.title, "claims": rows}, indent=1))
+    if not as_json:
+        _print(found)
         return 1 if missed else 0
-    _print(found.name)
+    rows = [
+        {
+            "claim": v.claim.claim,
+            "value": v.claim.value,
+            "unit": v.claim.unit,
+            "condition": v.claim.condition,
+            "where": v.claim.where,
+            "trust": v.claim.trust,
+            "ours": v.ours,
+            "difference": v.difference,
+            "verdict": v.decision,
+            "reason": v.reason,
+            "assumed": list(v.assumed),
+        }
+        for v in found.verdicts
+    ]
+    typer.echo(json.dumps({"study": found.name, "title": found.study.title, "claims": rows}, indent=1))
     return 1 if missed else 0
 
 
@@ -65,14 +72,11 @@ def _mark(notes: list[str], reason: str) -> str:
     return f" \\[{notes.index(reason) + 1}]"
 
 
-def _print(name: str) -> None:
+def _print(found: Reproduction) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from neardata.reproduce import run_study
-
-    found = run_study(name)
     console = Console(highlight=False)
     console.print(f"[bold]{escape(found.study.title)}[/bold]  {escape(found.study.reference)}\n")
     table = Table(box=None, pad_edge=True, header_style="bold", show_edge=False)

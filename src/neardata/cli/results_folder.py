@@ -92,8 +92,7 @@ class ResultsFolder:
             draw(self.path, study.title, records)
 
     def _file(self, study: Study, label: str, batch: int) -> Path:
-        from neardata.results import code_digest
-        from neardata.study import fingerprint
+        from neardata.fingerprint import code_digest, fingerprint
 
         hashed = fingerprint(study, study.systems[label], batch, code_digest())
         return self.path / "points" / f"{hashed}.json"

@@ -53,20 +53,29 @@ def run(
 ) -> int:
     """Run a language model's step on near-data systems: time, energy, and where they went."""
     from neardata.arch.errors import InputError
+    from neardata.claims import is_paper_study
     from neardata.cli.progress import interruptible
     from neardata.cli.results_folder import ResultsFolder
     from neardata.programs import read_program, told_in_program
     from neardata.study import find_study, placed_in
 
-    saved = read_program(what)
-    if saved is not None:
+    saved, path = read_program(what), find_study(what)
+    paper = path is not None and is_paper_study(path)
+    if saved is not None or paper:
         options = {
             "--system": systems, "--batch": batch, "--context": context, "--phase": phase,
-            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens, "--out": out,
+            "--weights": weights, "--layers": layers, "--new-tokens": new_tokens,
+            "--out": None if paper else out,
         }  # fmt: skip
+        kind = "a study of a paper" if paper else "a saved program"
         for name, value in options.items():
             if value:
-                raise InputError("a saved program is run as it is", key=name)
+                raise InputError(f"{kind} is run as it is", key=name)
+    if paper and path is not None:
+        from neardata.cli.paper import run_paper
+
+        return run_paper(path, out, plots=plots, as_json=as_json)
+    if saved is not None:
         from neardata.cli.run_report import print_program
         from neardata.results import program_record
         from neardata.sim.system.engine import run as run_program
@@ -83,7 +92,7 @@ def run(
     found: dict[tuple[str, int], dict[str, Any]] = {}
     with interruptible() as stop:
         try:
-            with placed_in(find_study(what)):
+            with placed_in(path):
                 partial = _work(study, folder, found, stop.is_set)
         except InputError:
             if folder is not None:
@@ -113,7 +122,7 @@ def study_of(
 ) -> Study:
     from pydantic import ValidationError
 
-    from neardata.arch.config_file import first_problem
+    from neardata.arch.config_file import ConfigFile, first_problem
     from neardata.arch.errors import InputError, nearest
     from neardata.study import Study, default_systems, find_study, load_study
 
@@ -124,6 +133,9 @@ def study_of(
     }  # fmt: skip
     given = {key: value for key, value in changes.items() if value is not None}
     if path is not None:
+        keys = ConfigFile(path).data
+        if isinstance(keys, dict) and "requests" in keys and not {"systems", "tasks"} & set(keys):
+            raise InputError(f"is a study of requests: neardata serve {what}", file=path)
         study = load_study(path)
         data = {**study.model_dump(), **given}
         for label in systems or ():

@@ -35,7 +35,7 @@ def print_study(study: Study, done: list[dict[str, Any]], *, partial: bool, out:
         for note in r.get("notes", ()):
             console.print(Padding(escape(note), (0, 0, 0, 2)))
         console.print()
-    console.print(_in_words(study, done))
+    console.print(in_words(study, done))
     if out is not None:
         console.print(
             f"\nresults.json, results.csv, timelines (ui.perfetto.dev) and figures are in {escape(str(out))}"
@@ -110,7 +110,7 @@ def _cells(r: dict[str, Any], base: dict[str, Any] | None) -> dict[str, str]:
     }
 
 
-def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
+def in_words(study: Study, done: list[dict[str, Any]]) -> str:
     """For each batch size the fastest system, and which parts make the difference to the baseline."""
     from neardata.cli.quantities import si_energy
 
@@ -125,7 +125,9 @@ def _in_words(study: Study, done: list[dict[str, Any]]) -> str:
         line = f"Batch {batch}: {best['label']} ({_units([best])}) is fastest"
         if base is not None and best is not base:
             ratio = best["tokens_per_s"] / base["tokens_per_s"]
-            line += f", {ratio:.2f}x {base['label']} ({_units([base])}): {_differences(base, best)}"
+            line += f", {ratio:.2f}x {base['label']} ({_units([base])})"
+            told = _differences(base, best)
+            line += f": {told}" if told else ": no part of the step stands out"
         energy = si_energy(least["energy_pj_per_token"])
         if least is best:
             line += f". It takes the least energy, {energy} a token"

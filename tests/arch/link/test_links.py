@@ -9,7 +9,8 @@ from neardata.arch.link import link_names, load_link
 
 NAMES = [
     "pcie-3", "pcie-4", "pcie-5", "nvlink-2", "nvlink-3", "nvlink-4", "nvswitch", "cxl-2", "cxl-3",
-    "on-package", "ddr4-host", "ddr5-host", "infiniband-hdr",
+    "on-package", "ddr4-host", "ddr5-host", "infiniband-hdr", "ethernet-10g",
+    "smartssd-p2p-read", "smartssd-p2p-write",
 ]  # fmt: skip
 
 

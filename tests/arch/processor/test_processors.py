@@ -12,8 +12,9 @@ from neardata.arch.processor.loader import load_any
 
 NAMES = [
     "a100-80gb", "a100-40gb", "h100-sxm", "h200", "v100", "t4", "mi210", "gaudi-2", "rtx-pro-6000",
-    "xeon-8380", "xeon-gold-6154", "epyc-7v12", "mobile-npu", "generic-xpu",
-    "systolic-16", "systolic-32", "systolic-128", "tpu-v1", "cent-controller",
+    "xeon-8380", "xeon-gold-6154", "epyc-7v12", "mobile-npu", "generic-xpu", "cambricon-npu",
+    "systolic-16", "systolic-32", "systolic-128", "tpu-v1", "cent-controller", "smartssd-worker",
+    "network-worker", "xeon-6242-core", "a100-nvtabular",
 ]  # fmt: skip
 SMALL = """processors:
   mine:

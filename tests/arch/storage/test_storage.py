@@ -91,9 +91,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     text = shipped.read_text().replace("mt_per_s: 333", "mt_per_s: 0")
     (tmp_path / "mine.yaml").write_text(text)
     line = text[: text.index("mt_per_s: 0")].count("\n") + 1
-    with pytest.raises(
-        InputError, match=rf"mine.yaml:{line}: ssds.mqsim-c0.bus.mt_per_s: must be above 0"
-    ):
+    with pytest.raises(InputError, match=rf"mine.yaml:{line}: ssds.mqsim-c0.bus.mt_per_s: must be above 0"):
         load_ssd(f"{tmp_path}/mine.yaml:mqsim-c0")
 
 

@@ -208,10 +208,10 @@ def test_programs_survive_yaml_and_json(tmp_path: Path) -> None:
 def test_edited_programs_are_checked_with_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(
-        "name: p\nsystem: a100\ntasks:\n  - name: t\n    unit: gpu\n"
+        "schema: 2\nname: p\nsystem: a100\ntasks:\n  - name: t\n    unit: gpu\n"
         "    kernel: {kind: matmul, m: 1, n: x, k: 1}\n"
     )
-    with pytest.raises(InputError, match=r"p\.yaml:6: tasks\.0\.kernel\.n: must be a whole number"):
+    with pytest.raises(InputError, match=r"p\.yaml:7: tasks\.0\.kernel\.n: must be a whole number"):
         Program.read(file)
 
 

@@ -45,6 +45,12 @@ def study_names() -> list[str]:
     )
 
 
+def study_title(name: str) -> str:
+    """Of a study that ships, without running it."""
+    with resources.as_file(resources.files("neardata.studies") / f"{name}.yaml") as path:
+        return read_study(path)[0].title
+
+
 def reproduce(name: str | Path) -> list[Verdict]:
     """The verdict on each claim of a study, in its order.
 
@@ -109,7 +115,7 @@ def _figures(study: PaperStudy, file: ConfigFile) -> Mapping[str, float]:
 
 _INTRODUCTION = """# Reproduction of published figures
 
-Written by `python -m neardata.reproduce`; every number of ours is computed then.
+Written by `python -m neardata.reproduction`; every number of ours is computed then.
 
 - **reproduced**: within the tolerance: 10 %, or half the last printed digit for identities.
 - **missed**: it is not, and the reason as far as we know it.
@@ -126,7 +132,7 @@ it must.
 def write_markdown(verdicts: Iterable[Verdict]) -> str:
     """The report on the studies that the verdicts belong to, as Markdown.
 
-    ``docs/reproduction.md`` holds it for all studies: ``python -m neardata.reproduce``.
+    ``docs/reproduction.md`` holds it for all studies: ``python -m neardata.reproduction``.
     """
     by_study: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
