@@ -14,6 +14,7 @@ from neardata.arch.link import load_link
 from neardata.arch.preprocessor import Preprocessor, load_preprocessor
 from neardata.arch.processor import load_processor
 from neardata.arch.system import System
+from neardata.frontend_models import HOURS_A_YEAR
 from neardata.mappers.preprocess import lower_batches, lower_whole
 from neardata.preprocessing import UnitRun, most_copies, run_batches
 from neardata.sim.link.requests import blocking_request_ps
@@ -23,7 +24,6 @@ from neardata.workloads.recsys import generate, graph_of, load_spec, read_parque
 from neardata.workloads.recsys.table import Table
 
 Figures = dict[str, float]
-HOURS = 365.25 * 24
 TRANSFORMS = ("bucketize", "sigrid_hash", "log")
 NORMALISING = ("sigrid_hash", "log")
 
@@ -269,7 +269,7 @@ def _money(
     """Throughput by dollar of hardware and electricity, over cores."""
 
     def owned(dollars: float, watts: float) -> float:
-        return dollars + watts / 1000 * HOURS * years * kwh
+        return dollars + watts / 1000 * HOURS_A_YEAR * years * kwh
 
     unit = owned(unit_dollars, load_preprocessor("smartssd").power_w.value)
     core = owned(node_dollars, node_watts) / node_cores
