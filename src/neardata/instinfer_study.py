@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from neardata.arch.config_file import first_problem
+from neardata.arch.errors import InputError
 from neardata.arch.storage import Ecc, Ssd
 from neardata.arch.system import StorageUnit, load_system
 from neardata.sim.program import FlashAttention, FlashIo, Transfer
@@ -209,15 +213,29 @@ def _with_engine(drive: Ssd, changes: Mapping[str, float]) -> Ssd:
 
 
 def _reads_again(drive: Ssd, retries: float, given: Mapping[str, Any]) -> Ecc:
-    """A correction of errors with bit errors so that a read is tried again so often."""
+    """A correction of errors with bit errors so that a read is tried again so often.
+
+    Raises:
+        InputError: it cannot be, or no rate of bit errors up to 0.05 gives these retries, to a millionth.
+    """
     low, high = 0.0, 0.05
     for _ in range(60):
         rber = (low + high) / 2
-        ecc = Ecc(**given, rber=rber, source="solved for the retries of a read")
-        if ecc.retry_probability(drive.flash.page_bytes, 0) < retries:
+        data = {**given, "rber": rber, "source": "solved for the retries of a read"}
+        try:
+            ecc = Ecc.model_validate(data)
+        except ValidationError as error:
+            keys, message = first_problem(Ecc, error, data)
+            raise InputError(message, key=".".join(map(str, ["ecc", *keys]))) from None
+        found = ecc.retry_probability(drive.flash.page_bytes, 0)
+        if found < retries:
             low = rber
         else:
             high = rber
+    if abs(found - retries) > 1e-6 * retries:
+        raise InputError(
+            f"no bit errors give {retries} retries a read; the nearest are {found:.6g}", key="ecc"
+        )
     return ecc
 
 

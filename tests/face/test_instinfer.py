@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from neardata.arch.errors import InputError
 from neardata.arch.system import load_system
 from neardata.instinfer_study import Testbed, _rates, _reads_again, cache_share
 from neardata.sim.program import FlashAttention
@@ -38,6 +39,19 @@ def test_bit_errors_give_the_retries_asked_for() -> None:
     for one in (ecc, weaker):
         assert one.retry_probability(drive.flash.page_bytes, 0) == pytest.approx(0.003, rel=1e-6)
     assert weaker.rber < ecc.rber, "fewer bit errors fail the weaker code as often"
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"retry_factor": 2}, "ecc.retry_factor"),
+        ({"correctable_bit": 40}, "did you mean correctable_bits"),
+        ({"correctable_bits": 2000}, "ecc: no bit errors give 0.003 retries a read"),
+    ],
+)
+def test_a_code_that_cannot_be_is_told(changed: dict[str, float], what: str) -> None:
+    with pytest.raises(InputError, match=re.escape(what)):
+        _reads_again(load_system("a6000-instinfer").drive("csd"), 0.003, ECC | changed)
 
 
 def test_rates_of_the_engine_reach_the_drives(testbed: Testbed) -> None:
