@@ -185,6 +185,16 @@ def test_what_was_interrupted_goes_on(
     assert whole["units"] == again["units"]
 
 
+def test_a_mini_batch_that_was_cut_is_prepared_again(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    arguments = ("-i", data, "--batch", 40, "--out", "out", "--json")
+    assert cli(capsys, *arguments)[0] == 0
+    file = Path("out/batch-000001.npz")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    assert cli(capsys, *arguments)[0] == 0
+    assert file.read_bytes() == whole
+
+
 def test_mini_batches_behind_those_that_are_timed_are_counted(
     capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
