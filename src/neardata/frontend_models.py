@@ -211,7 +211,10 @@ def preba(
         found |= _tails(case, core_ps, found["base"], fixed=False)
         found |= _tails(case, core_ps, found["base_fixed"], fixed=True)
         figures |= {f"{key}/{name}": value for key, value in found.items()}
-    return figures | _averages(figures, cases)
+    figures |= _averages(figures, cases)
+    if others := [name for name in cases if name != cpu_speech["model"]]:
+        figures["predicted/energy_gain"] = fmean(figures[f"energy_gain/{name}"] for name in others)
+    return figures
 
 
 def _knees(case: _Case) -> Figures:

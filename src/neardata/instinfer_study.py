@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from neardata.arch.config_file import first_problem
+from neardata.arch.errors import InputError
 from neardata.arch.storage import Ecc, Ssd
 from neardata.arch.system import StorageUnit, load_system
 from neardata.sim.program import FlashAttention, FlashIo, Transfer
@@ -30,6 +34,7 @@ def instinfer(
     batches: Mapping[str, int],
     many_drives: int,
     retries_per_read: float,
+    ecc: Mapping[str, Any],
     erase_cycles: int,
     drive_tib: float,
     drives_of_endurance: int,
@@ -45,6 +50,7 @@ def instinfer(
         sparse: of the mapping.
         batches: ``middle`` and ``large`` ones; ``flexgen_two`` and ``deepspeed``, where these do best.
         retries_per_read: mean, in the worst case.
+        ecc: of the drives in the worst case, as `neardata.arch.storage.Ecc` names it, without its bit errors.
     """
     context = prompt + generated // 2
     middle, large = batches["middle"], batches["large"]
@@ -89,7 +95,7 @@ def instinfer(
         }
         figures |= {f"{name}/{kind}": rates[kind] / rates["ssd"] for kind in ("dense", "sparse")}
     drive = load_system(system, testbed.changes).drive(DRIVES)
-    figures |= _rates(drive, model, context, middle, sparse, retries_per_read)
+    figures |= _rates(drive, model, context, middle, sparse, retries_per_read, ecc)
     figures |= _volumes(testbed, model, prompt, generated, middle)
     cache_bytes = _cache_bytes(model)
     figures["kv_mib_per_token"] = cache_bytes / 2**20
@@ -158,7 +164,13 @@ def _cache_bytes(model: str) -> int:
 
 
 def _rates(
-    drive: Ssd, model: str, context: int, batch: int, sparse: Mapping[str, Any], retries: float
+    drive: Ssd,
+    model: str,
+    context: int,
+    batch: int,
+    sparse: Mapping[str, Any],
+    retries: float,
+    given: Mapping[str, Any],
 ) -> Figures:
     """GB/s of pages while a drive does attention, and without one limit after another."""
     heads, kv_heads, width = _heads(model)
@@ -175,7 +187,7 @@ def _rates(
         outcome = StorageEngine(_with_engine(drive, changes)).run(what)
         return outcome.memory_bytes / outcome.time_ps * 1e3
 
-    worst = drive.model_copy(update={"ecc": _reads_again(drive, retries)})
+    worst = drive.model_copy(update={"ecc": _reads_again(drive, retries, given)})
     small = replace(kernel, context=(context,) * 4)
 
     def slower(**changes: float) -> float:
@@ -200,18 +212,30 @@ def _with_engine(drive: Ssd, changes: Mapping[str, float]) -> Ssd:
     return drive.model_copy(update={"attention": drive.attention.model_copy(update=changes)})
 
 
-def _reads_again(drive: Ssd, retries: float) -> Ecc:
-    """Bit errors so that a read is tried again so often, at most five times."""
+def _reads_again(drive: Ssd, retries: float, given: Mapping[str, Any]) -> Ecc:
+    """A correction of errors with bit errors so that a read is tried again so often.
+
+    Raises:
+        InputError: it cannot be, or no rate of bit errors up to 0.05 gives these retries, to a millionth.
+    """
     low, high = 0.0, 0.05
     for _ in range(60):
         rber = (low + high) / 2
-        ecc = Ecc(codeword_bytes=1024, correctable_bits=40, decode_ns=0,
-                  rber=rber, retry_factor=0.5, retries=5,
-                  source="solved for the retries of a read")  # fmt: skip
-        if ecc.retry_probability(drive.flash.page_bytes, 0) < retries:
+        data = {**given, "rber": rber, "source": "solved for the retries of a read"}
+        try:
+            ecc = Ecc.model_validate(data)
+        except ValidationError as error:
+            keys, message = first_problem(Ecc, error, data)
+            raise InputError(message, key=".".join(map(str, ["ecc", *keys]))) from None
+        found = ecc.retry_probability(drive.flash.page_bytes, 0)
+        if found < retries:
             low = rber
         else:
             high = rber
+    if abs(found - retries) > 1e-6 * retries:
+        raise InputError(
+            f"no bit errors give {retries} retries a read; the nearest are {found:.6g}", key="ecc"
+        )
     return ecc
 
 

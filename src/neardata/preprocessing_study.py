@@ -9,10 +9,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from neardata.arch.errors import InputError
 from neardata.arch.link import load_link
 from neardata.arch.preprocessor import Preprocessor, load_preprocessor
 from neardata.arch.processor import load_processor
 from neardata.arch.system import System
+from neardata.frontend_models import HOURS_A_YEAR
 from neardata.mappers.preprocess import lower_batches, lower_whole
 from neardata.preprocessing import UnitRun, most_copies, run_batches
 from neardata.sim.link.requests import blocking_request_ps
@@ -22,7 +24,6 @@ from neardata.workloads.recsys import generate, graph_of, load_spec, read_parque
 from neardata.workloads.recsys.table import Table
 
 Figures = dict[str, float]
-HOURS = 365.25 * 24
 TRANSFORMS = ("bucketize", "sigrid_hash", "log")
 NORMALISING = ("sigrid_hash", "log")
 
@@ -109,6 +110,8 @@ def presto(
     transforms = [figures[f"cpu_share/transforms/{model}"] for model in others]
     figures["predicted_share/transforms"] = sum(transforms) / len(others)
     figures["predicted_share/normalising"] = max(figures[f"cpu_share/normalising/{m}"] for m in others)
+    for name in ("cores_per_unit", "energy"):
+        figures[f"predicted/{name}"] = sum(figures[f"{name}/{model}"] for model in others) / len(others)
     if 32 in cores:
         figures["over_32_cores/min"] = 1 / figures["cores_over_unit/32/max"]
     figures |= p2p_curve(cards["smartssd"], p2p_read_kib, p2p_write_kib)
@@ -129,6 +132,9 @@ def core_costs(
 
     Hashes and logarithms cost the same and take ``normalising`` of the time, comparisons of Bucketize what
     they leave of ``transforms``; bytes, read and moved, take the rest, but for what the network takes.
+
+    Raises:
+        InputError: no cost of a byte gives the time, to a millionth.
     """
     work = work_of(graph)
     costs = {
@@ -150,10 +156,18 @@ def core_costs(
     old_ns = time_ns(old)
     for _ in range(8):
         found_ns = time_ns(byte)
-        if abs(found_ns - target_ns) < 1e-6 * target_ns or found_ns == old_ns:
+        if abs(found_ns - target_ns) < 1e-6 * target_ns:
+            return costs | {"decode_byte": byte, "move_byte": byte}
+        if found_ns == old_ns:
             break
         old, old_ns, byte = byte, found_ns, byte + (target_ns - found_ns) * (byte - old) / (found_ns - old_ns)
-    return costs | {"decode_byte": byte, "move_byte": byte}
+        if byte < 0:
+            break
+    raise InputError(
+        f"no cost of a byte gives a core {target_ns / 1e6:.6g} ms for a mini-batch: the other steps take"
+        f" {transforms:.0%} of it, the nearest found is {found_ns / 1e6:.6g} ms",
+        key="transform_share",
+    )
 
 
 def _shares(run: UnitRun, model: str) -> Figures:
@@ -255,7 +269,7 @@ def _money(
     """Throughput by dollar of hardware and electricity, over cores."""
 
     def owned(dollars: float, watts: float) -> float:
-        return dollars + watts / 1000 * HOURS * years * kwh
+        return dollars + watts / 1000 * HOURS_A_YEAR * years * kwh
 
     unit = owned(unit_dollars, load_preprocessor("smartssd").power_w.value)
     core = owned(node_dollars, node_watts) / node_cores

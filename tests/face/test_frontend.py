@@ -94,10 +94,18 @@ def test_buckets_save_padding_and_only_where_lengths_differ(figures):
     assert figures["batching_gain_percent/squeezenet-1.1"] == 0
 
 
-def test_parts_of_the_latency_add_up(figures):
-    for name in ("squeezenet-1.1", "citrinet-512"):
-        parts = [figures[f"base_{part}_percent/{name}"] for part in ("queue", "prepare", "batch", "execute")]
-        assert sum(parts) == pytest.approx(100)
+def test_parts_of_the_latency_add_up():
+    """Each part is a time that passes, preparing takes what the stages do, and nothing is left over."""
+    model = Eager(lambda length: squeezenet_1_1(), mig_slice("1g.5gb"), 20_000_000)
+    stages = (Stage("cores", 2, lambda length: 3_000_000_000), Stage("link", 1, lambda length: 50_000_000))
+    server = Server(model, 7, Batching(lambda bucket: 4, 2_000_000_000), stages)
+    report = server.serve(requests_of(random_inputs(300, rate_per_s=600)))
+    for request, latency in zip(report.requests, report.latencies_ps, strict=True):
+        parts = report.parts_ps(request, server.prepare_ps(request.length))
+        assert min(parts.values()) >= 0
+        assert parts["prepare"] == 3_050_000_000
+        assert sum(parts.values()) == latency
+    assert any(report.parts_ps(r, server.prepare_ps(1))["queue"] > 0 for r in report.requests)
 
 
 def test_a_better_core_takes_from_the_gain():

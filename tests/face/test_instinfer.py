@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from neardata.arch.errors import InputError
 from neardata.arch.system import load_system
 from neardata.instinfer_study import Testbed, _rates, _reads_again, cache_share
 from neardata.sim.program import FlashAttention
 
 ENGINE = {"gemv_gflops": 13.3, "softmax_mops": 15.1, "filter_gb_per_s": 1.79}
+ECC = {"codeword_bytes": 1024, "correctable_bits": 40, "decode_ns": 0, "retry_factor": 0.5, "retries": 5}
 SPARSE = {"channels": 0.125, "tokens": 0.125, "pages": 0.5, "channels_a_page": 4}
 
 
@@ -23,7 +25,7 @@ def testbed() -> Testbed:
 def test_rates_follow_from_the_softmax_or_from_the_bus(testbed: Testbed) -> None:
     """Keys and values of a score are 512 bytes; a page of 4,096 bytes and its command take 290 + 2,926 ns."""
     drive = load_system("a6000-instinfer", testbed.changes).drive("csd")
-    rates = _rates(drive, "opt-13b", 1536, 4, SPARSE, 0.003)
+    rates = _rates(drive, "opt-13b", 1536, 4, SPARSE, 0.003, ECC)
     assert rates["read_gb_per_s"] == pytest.approx(0.512 * 15.1, rel=0.01)
     assert rates["read_gb_per_s/flash_alone"] == pytest.approx(8 * 4.096 / 3.216, rel=0.01)
     assert rates["read_gb_per_s/peak"] == pytest.approx(11.2)
@@ -33,8 +35,23 @@ def test_rates_follow_from_the_softmax_or_from_the_bus(testbed: Testbed) -> None
 
 def test_bit_errors_give_the_retries_asked_for() -> None:
     drive = load_system("a6000-instinfer").drive("csd")
-    ecc = _reads_again(drive, 0.003)
-    assert ecc.retry_probability(drive.flash.page_bytes, 0) == pytest.approx(0.003, rel=1e-6)
+    ecc, weaker = (_reads_again(drive, 0.003, ECC | {"correctable_bits": bits}) for bits in (40, 20))
+    for one in (ecc, weaker):
+        assert one.retry_probability(drive.flash.page_bytes, 0) == pytest.approx(0.003, rel=1e-6)
+    assert weaker.rber < ecc.rber, "fewer bit errors fail the weaker code as often"
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"retry_factor": 2}, "ecc.retry_factor"),
+        ({"correctable_bit": 40}, "did you mean correctable_bits"),
+        ({"correctable_bits": 2000}, "ecc: no bit errors give 0.003 retries a read"),
+    ],
+)
+def test_a_code_that_cannot_be_is_told(changed: dict[str, float], what: str) -> None:
+    with pytest.raises(InputError, match=re.escape(what)):
+        _reads_again(load_system("a6000-instinfer").drive("csd"), 0.003, ECC | changed)
 
 
 def test_rates_of_the_engine_reach_the_drives(testbed: Testbed) -> None:
@@ -59,7 +76,7 @@ def test_drives_share_the_heads(testbed: Testbed) -> None:
 
 def test_the_document_shows_the_rates_of_the_study(testbed: Testbed) -> None:
     drive = load_system("a6000-instinfer", testbed.changes).drive("csd")
-    rates = _rates(drive, "opt-13b", 1536, 64, SPARSE, 0.003)
+    rates = _rates(drive, "opt-13b", 1536, 64, SPARSE, 0.003, ECC)
     text = (Path(__file__).parents[2] / "docs" / "in_storage_attention.md").read_text()
     shown = [float(number) for number in re.findall(r"^\| .* \| ([\d.]+) \|$", text, re.MULTILINE)]
     ours = [rates[f"read_gb_per_s{name}"] for name in ("/peak", "/flash_alone", "/without_softmax", "")]
