@@ -37,6 +37,11 @@ def test_an_unknown_slice_is_told():
         mig_slice("1g.10gb")
 
 
+def test_other_processors_have_no_slices_that_are_known():
+    with pytest.raises(InputError, match=r"gpu: slices are known of a100-40gb alone, got 'h100-sxm'"):
+        mig_slice("1g.5gb", "h100-sxm")
+
+
 def issued_by_ticks(kernels, issue):
     """At each tick the host has issued so many, and the device runs one."""
     left, issued, now = list(kernels), 0, 0

@@ -263,6 +263,20 @@ def test_mini_batches_under_way_overlap_and_no_more_than_there_are_buffers() -> 
     assert times[1] == 4 * one and times[4] < times[2] < times[1]
 
 
+@pytest.mark.parametrize(("in_flight", "held"), [(1, [1]), (2, [1, 1]), (3, [2, 2])])
+def test_units_hold_the_mini_batches_that_may_be_under_way_there(
+    mixed: tuple[Spec, list[Table]], in_flight: int, held: list[int]
+) -> None:
+    spec, tables = mixed
+    unit = load_preprocessor("smartssd", {"in_flight": in_flight})
+    graph = graph_of(spec, tables[0])
+    system = unit.load_system({"units.fpga.count": 2})
+    program = lower_batches([graph] * 6, unit, system, label=spec.label)
+    size = sum(tensor.bytes for tensor in graph.tensors.values())
+    assert list(program.reserved.values()) == [n * size for n in held]
+    assert {t.unit for t in program.tasks if isinstance(t.kernel, Stream)} == set(program.reserved)
+
+
 def test_whole_mini_batches_on_a_core_take_the_sum_of_their_parts() -> None:
     table = read_parquet(sample_path())
     spec, unit = load_spec("rm1"), load_preprocessor("cpu")
