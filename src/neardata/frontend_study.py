@@ -198,7 +198,7 @@ def load_front_end_study(path: Path) -> FrontEndStudy:
     _placed(file, ("gpu",), lambda: mig_slice(study.gpu.slice, study.gpu.name))
     most = most_slices(study.gpu.slice)
     if (study.gpu.slices or 1) > most:
-        message = f"must be at most {most}: a GPU has no more slices {study.gpu.slice}, got {study.gpu.slices}"
+        message = f"must be at most {most}: a GPU has no more of {study.gpu.slice}, got {study.gpu.slices}"
         raise file.error(message, "gpu", "slices")
     wanted = study.requests
     if speech and wanted.file is None and wanted.seconds is None:

@@ -128,6 +128,7 @@ class Eager:
 def kernel(device: Processor, operator: Product | Pass, batch: int) -> Cost:
     """What an operator costs for a batch."""
     if isinstance(operator, Product):
+        batch = 1 if operator.once else batch
         dtype = "tf32" if operator.arithmetic == "convolution" else "fp32"
         if operator.arithmetic == "convolution":
             inputs = batch * operator.input_elements

@@ -71,7 +71,7 @@ def test_units_give_requests_of_mixed_lengths_on_in_order():
         whole = run_stream(
             pipeline, n, properties={"samples": [160 * k for k in lengths[:n]], "frames": lengths[:n]}
         )
-        assert given[n - 1] == pytest.approx(whole.time_ps, rel=0.04), "the unit itself, cycle by cycle"
+        assert given[n - 1] == pytest.approx(whole.time_ps, rel=0.05), "the unit itself, cycle by cycle"
 
 
 def test_transfers_follow_each_other_on_a_link():

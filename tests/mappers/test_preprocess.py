@@ -16,6 +16,7 @@ from neardata.arch.stream import load_pipeline
 from neardata.mappers.functional import ProgramError
 from neardata.mappers.preprocess import actions_of, lower_batches, lower_whole, sent_bytes
 from neardata.mappers.preprocess_data import execute_batches
+from neardata.preprocessing import run_batches
 from neardata.sim.link import transfer_ps
 from neardata.sim.link.requests import blocking_request_ps
 from neardata.sim.program import Actions, Pause, Program, Stream, Transfer
@@ -275,6 +276,15 @@ def test_units_hold_the_mini_batches_that_may_be_under_way_there(
     size = sum(tensor.bytes for tensor in graph.tensors.values())
     assert list(program.reserved.values()) == [n * size for n in held]
     assert {t.unit for t in program.tasks if isinstance(t.kernel, Stream)} == set(program.reserved)
+
+
+def test_columns_that_stream_have_no_steps(mixed: tuple[Spec, list[Table]]) -> None:
+    spec, tables = mixed
+    graph, unit = graph_of(spec, tables[0]), load_preprocessor("smartssd")
+    steps = run_batches([graph], unit, label=spec.label)
+    assert list(steps.steps_ps) == ["extract", "transform", "load"]
+    assert sum(steps.steps_ps.values()) == steps.time_ps
+    assert run_batches([graph], unit, label=spec.label, steps=False).steps_ps == {}
 
 
 def test_whole_mini_batches_on_a_core_take_the_sum_of_their_parts() -> None:
