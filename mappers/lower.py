@@ -287,7 +287,8 @@ class Lowering:
                 continue
             assert self.device is not None
             each = [rows for rows, count in matrices.values() for _ in range(count)]
-            needed, there = max(fill(each, self.channels)), self.device.organisation.row
+            needed = max(fill(each, self.channels))
+            there = self.system.capacities[place] // (self.channels * bytes_of_rows(1, self.device))
             if needed > there:
                 (name, _), (rows, _) = max(matrices.items(), key=lambda item: item[1][0][0])
                 size = bytes_of_rows(rows[0], self.device)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from neardata.arch.config_file import StrictModel
+from neardata.arch.errors import InputError, nearest
 from neardata.arch.preset_file import PresetFolder
 from neardata.arch.processor.processor import Constant
 from neardata.arch.system import System, load_system
@@ -66,9 +67,17 @@ class Preprocessor(StrictModel):
         """The system, with as many workers as there are mini-batches under way.
 
         Raises:
-            InputError: as `neardata.arch.system.load_system`.
+            InputError: as `neardata.arch.system.load_system`; a group or link that the system lacks.
         """
         system = load_system(self.system, dict(overrides or {}))
+        for key in ("storage", "worker", "compute", "trainer", "read_link", "out_link"):
+            name, there = getattr(self, key), system.links if key.endswith("link") else system.units
+            if name not in there:
+                what = "link" if key.endswith("link") else "group"
+                raise InputError(
+                    f"'{name}' is no {what} of {system.name}{nearest(name, there)}",
+                    key=f"preprocessors.{self.name}.{key}",
+                )
         counts = {self.worker: self.in_flight}
         return system.with_counts(**counts)
 

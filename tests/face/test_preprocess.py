@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from neardata.arch.preprocessor import load_preprocessor
+from neardata.arch.system.system import DATA
 from neardata.cli import preprocess as command
 from neardata.cli.app import run
 from neardata.workloads.recsys import (
@@ -142,7 +143,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     narrow = {name: column for name, column in table.columns.items() if name != "C1"}
     write_parquet(type(table)(narrow, table.rows), "narrow.parquet")
     write_parquet(table.slice(0, 0), "empty.parquet")
-    described = Path(command.__file__).parents[3] / "arch" / "system" / "data" / "presto-smartssd.yaml"
+    described = DATA / "presto-smartssd.yaml"
     Path("system.yaml").write_text(described.read_text().replace("capacity_gb: 3840", "capacity_gb: 1.0e-6"))
     unit = load_preprocessor("smartssd").model_dump(mode="json") | {"system": "system.yaml"}
     del unit["name"]
@@ -183,6 +184,16 @@ def test_what_was_interrupted_goes_on(
     assert Path("out/batch-000000.npz").read_bytes() == first
     whole = json.loads(cli(capsys, "-i", data, "--batch", 40, "--out", "other", "--json")[1])
     assert whole["units"] == again["units"]
+
+
+def test_a_mini_batch_that_was_cut_is_prepared_again(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    arguments = ("-i", data, "--batch", 40, "--out", "out", "--json")
+    assert cli(capsys, *arguments)[0] == 0
+    file = Path("out/batch-000001.npz")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    assert cli(capsys, *arguments)[0] == 0
+    assert file.read_bytes() == whole
 
 
 def test_mini_batches_behind_those_that_are_timed_are_counted(

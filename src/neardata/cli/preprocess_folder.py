@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,8 @@ class BatchFolder:
         return self.path / f"batch-{i:06d}.npz"
 
     def has(self, i: int) -> bool:
-        """Whether a mini-batch is there."""
-        return (self.path / WHAT).exists() and self.file(i).is_file()
+        """Whether a mini-batch is there, and whole: one that was cut is prepared again."""
+        return (self.path / WHAT).exists() and self.file(i).is_file() and zipfile.is_zipfile(self.file(i))
 
     def rows(self, i: int) -> int:
         """Rows of a mini-batch that is there.

@@ -68,3 +68,22 @@ def test_one_of_ones_own(tmp_path: Path) -> None:
     path.write_text(UNIT)
     assert load_preprocessor(str(path)).load_system().names("worker") == ["worker0", "worker1"]
     assert load_preprocessor(f"{path}:mine", {"in_flight": 1}).load_system().names("worker") == ["worker"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        (
+            "worker: worker",
+            "worker: wrkr",
+            "mine.worker: 'wrkr' is no group of presto-smartssd; did",
+        ),
+        ("compute: fpga", "compute: xx", "mine.compute: 'xx' is no group of presto-smartssd"),
+        ("read_link: p2p", "read_link: p3p", "mine.read_link: 'p3p' is no link of presto-smartssd; did you"),
+    ],
+)
+def test_roles_that_the_system_lacks_are_told(tmp_path: Path, old: str, new: str, text: str) -> None:
+    path = tmp_path / "unit.yaml"
+    path.write_text(UNIT.replace(old, new))
+    with pytest.raises(InputError, match=text):
+        load_preprocessor(str(path)).load_system()
