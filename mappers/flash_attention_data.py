@@ -79,11 +79,14 @@ def _sparse(
     """Only pages that hold something wanted are read: what is taken from others is not a number."""
     i = top(np.abs(q), kernel.channels_kept)
     some = np.full(k.shape, np.nan)
+    rest = np.ones(len(k), bool)
     for n in np.flatnonzero(pages.copy == CHANNEL_KEYS):
         columns = slice(pages.channel[n], pages.channel_end[n])
+        rows = slice(pages.position[n], pages.position_end[n])
+        rest[rows] = False
         if ((i >= columns.start) & (i < columns.stop)).any():
-            rows = slice(pages.position[n], pages.position_end[n])
             some[rows, columns] = k[rows, columns]
+    some[rest] = k[rest]  # in the controller's memory
     approximate = approximate_scores(q, some[:, i], i, scale)
     j = top(approximate, kept_tokens(len(k), kernel.tokens_kept))
     read_keys, read_values = _wanted(pages, KEYS, k, j), _wanted(pages, VALUES, v, j)

@@ -7,8 +7,13 @@ is sent to the processor for every layer, the next layer's while one is worked o
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from neardata.arch.errors import InputError
 from neardata.arch.precision import Format
@@ -18,6 +23,7 @@ from neardata.mappers.mapping import Mapping, SparseAttention, attention_group, 
 from neardata.mappers.regions import Shard, input_shard, regions_of
 from neardata.mappers.sharding import Rule
 from neardata.sim.program import FlashAttention, FlashIo, Operand, Task, Transfer, total
+from neardata.sim.system.flash_attention import CHANNEL_KEYS, KEYS, VALUES, attention_pages
 from neardata.workloads.graph import Graph, Operator
 
 if TYPE_CHECKING:
@@ -97,27 +103,31 @@ class CachePlacer:
             channels_a_page=how.channels_a_page, pages_read=how.pages, ranked=how.ranked,
         )  # fmt: skip
 
-    def copies(self, graph: Graph, operator: Operator, name: str) -> int:
-        """Copies of a cache: keys lie twice for sparse attention."""
-        users = [o for o in graph if o.kind == "attention" and o.inputs[1] == name]
-        return 2 if self.sparse is not None and users else 1
-
-    def room(self, graph: Graph, operator: Operator, name: str, heads: int) -> int:
-        """Bytes that the pages of ``heads`` heads of a cache take, the last of each sequence included."""
-        assert self.ssd is not None
-        tensor, page = graph.tensors[name], self.ssd.flash.page_bytes
-        width = tensor.format.bytes_of(tensor.shape[2])
-        held = page // width
-        pages = sum(-(-c // held) for c in operator["context"])
-        return pages * page * heads * self.copies(graph, operator, name)
+    def room(self, graph: Graph, operator: Operator, name: str, part: Part) -> int:
+        """Bytes of the pages that a part of a cache lies in, as attention finds them there."""
+        kernel = self.kernel(graph, operator, part)
+        copies = (CHANNEL_KEYS, KEYS) if name == operator.inputs[1] else (VALUES,)
+        pages = 0
+        for context, sequences in Counter(kernel.context).items():
+            one = replace(kernel, context=(context,), heads=1, kv_heads=1)
+            pages += sequences * sum(_pages(one)[copy] for copy in copies)
+        return pages * kernel.page_bytes * kernel.kv_heads
 
     def written(self, kernel: FlashAttention) -> int:
-        """Bytes of pages that new positions fill, a step's share of them."""
+        """Bytes that new positions add, which is a step's share of the pages that they fill. The drive
+        programs whole pages: the last one, or the only one, counts in full each step."""
         size = Format.parse(kernel.cache).bits // 8
         keys, values = kernel.page_bytes // (size * kernel.qk), kernel.page_bytes // (size * kernel.v)
         rows = len(kernel.context) * kernel.kv_heads
         pages = rows * (2 if kernel.channels_kept else 1) / keys + rows / values
-        return max(1, round(pages)) * kernel.page_bytes
+        return ceil(pages * kernel.page_bytes)
+
+
+@cache
+def _pages(one: FlashAttention) -> tuple[int, ...]:
+    """Pages of each copy, of one head of one sequence."""
+    copy = attention_pages(one, 1).copy
+    return tuple(int(n) for n in np.bincount(copy, minlength=3))
 
 
 def attend_on_drives(walk: Pass, operator: Operator, i: int, processor: str, suffix: str) -> None:
@@ -176,7 +186,7 @@ def append_on_drives(walk: Pass, appends: list[Operator], i: int, processor: str
         for part in caches.parts(user, walk.sharding.rules[user.name], i):
             there, shard = low.place_of(part.drive), Shard(1, *part.kv_heads)
             placed = walk._place(name, there, shard)
-            room = caches.room(graph, user, name, shard.size)
+            room = caches.room(graph, user, name, part)
             low.placed[placed.tensor, there, shard] = replace(placed, bytes=room)
             moved.setdefault(there, []).extend(walk._new_rows(operator, here, shard))
             key = f"{walk.name}{appends[-1].outputs[0]}->{there}"

@@ -185,9 +185,9 @@ class _Lowering:
         self.samples += graph.batch
 
     def done(self) -> Program:
-        under_way = self.unit.in_flight // len(self.computes)
+        under_way = -(-self.unit.in_flight // len(self.computes))
         held = sum(sorted(self.held)[-under_way:])
-        places = dict.fromkeys(self.computes[: len(self.loads)], held)
+        places = dict.fromkeys(self.computes[: min(self.unit.in_flight, len(self.loads))], held)
         return Program(
             f"preprocessing on {self.unit.name}", self.system.name, tuple(self.tasks), tuple(self.placement),
             self.operators, self.samples, self.system.to_dict(), reserved=places,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.sax
 import xml.sax.handler
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,16 @@ def read_mqsim_xml(path: Path, overrides: Mapping[str, Any]) -> Ssd:
             data["flash"][key] = times[what][:kinds]
     if data["flash"]["technology"] == "tlc":
         data["flash"]["page_types"] = "yaakobi"
-    gap = values.get("Static_Wearleveling_Threshold", ("100", 0))[0]
+    text, line = values.get("Static_Wearleveling_Threshold", ("100", 0))
     levels = values.get("Static_Wearleveling_Enabled", ("true", 0))[0] == "true"
-    data["gc"]["wear_gap"] = int(gap) if levels and gap.isdigit() else 0
+
+    def no_gap(message: str) -> InputError:
+        return InputError(message, file=path, line=line, key="Static_Wearleveling_Threshold")
+
+    gap, least = _number(text, no_gap), 1 if levels else 0
+    if not isinstance(gap, int) or gap < least:
+        raise no_gap(f"must be a whole number of at least {least}, got {text}")
+    data["gc"]["wear_gap"] = gap if levels else 0
     for key, value in overrides.items():
         lay(data, key, value, path.stem)
     try:
@@ -190,4 +198,6 @@ def _number(text: str, wrong: Callable[[str], InputError]) -> float:
         value = float(text)
     except ValueError:
         raise wrong(f"must be a number, got '{text}'") from None
+    if not isfinite(value):
+        raise wrong(f"must be a finite number, got '{text}'")
     return int(value) if value == int(value) else value

@@ -35,7 +35,7 @@ class Stage:
     """From taking a request to giving it on, by length."""
     interval_ps: Callable[[int], int] | None = None
     """From taking a request until the server takes the next; default: ``service_ps``. A pipelined unit
-    takes the next before it has given this one on."""
+    takes the next before it has given this one on, and gives none on before those that it took earlier."""
 
 
 def serve_batches(
@@ -86,8 +86,10 @@ class _Run:
     ) -> None:
         self.requests, self.stages, self.executors, self.execute_ps = requests, stages, executors, execute_ps
         self.rules, self.waiting = batching, Waiting(batching)
-        self.free = [[0] * stage.servers for stage in stages]
-        """When each server takes its next request, as heaps."""
+        self.free = [[(0, server) for server in range(stage.servers)] for stage in stages]
+        """When each server takes its next request, and which it is, as heaps."""
+        self.given = [[0] * stage.servers for stage in stages]
+        """When each server gives on the last request that it has taken."""
         self.busy = [0] * len(stages)
         self.idle = list(range(executors))
         heapq.heapify(self.idle)
@@ -131,11 +133,13 @@ class _Run:
         interval = service if stage.interval_ps is None else stage.interval_ps(length)
         if service < 0 or interval < 0:
             raise InputError(f"{stage.name}: {service} ps of service every {interval} ps", key="service_ps")
-        begin = max(now, self.free[step][0])
-        heapq.heapreplace(self.free[step], begin + interval)
+        free, server = self.free[step][0]
+        begin = max(now, free)
+        heapq.heapreplace(self.free[step], (begin + interval, server))
+        given = self.given[step][server] = max(begin + service, self.given[step][server])
         self.busy[step] += interval
         self.entered[i].append(begin)
-        heapq.heappush(self.events, (begin + service, step + 1, i))
+        heapq.heappush(self.events, (given, step + 1, i))
 
     def _join(self, i: int, now: int) -> None:
         self.prepared[i] = now

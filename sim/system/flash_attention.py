@@ -84,7 +84,8 @@ def check_attention(kernel: FlashAttention) -> None:
 
 
 def attention_pages(kernel: FlashAttention, channels: int) -> AttentionPages:
-    """Every page of keys and values of the sequences, wanted or not.
+    """Every page of keys and values of the sequences, wanted or not; what fills no page of a copy is in the
+    controller's memory.
 
     Pages of a head lie on the flash channels in turn, from one further for each head on (which balances what
     does not divide evenly).
@@ -116,11 +117,10 @@ def _pages_of_stream(kernel: FlashAttention, size: int, context: int) -> Whole:
     if kernel.channels_kept:
         group = min(kernel.channels_a_page, kernel.qk)
         held = page_bytes // (size * group)
-        groups, blocks = -(-kernel.qk // group), -(-context // held)
+        groups, blocks = -(-kernel.qk // group), context // held
         block = np.repeat(np.arange(blocks), groups) * held
         channel = np.tile(np.arange(groups), blocks) * group
-        ends = np.minimum(block + held, context), np.minimum(channel + group, kernel.qk)
-        parts.append((CHANNEL_KEYS, block, ends[0], channel, ends[1]))
+        parts.append((CHANNEL_KEYS, block, block + held, channel, np.minimum(channel + group, kernel.qk)))
     for copy, width in ((KEYS, kernel.qk), (VALUES, kernel.v)):
         held = page_bytes // (size * width)
         first = np.arange(0, context // held * held, held)  # the rest is in the controller's memory
@@ -293,12 +293,9 @@ def attend(drive: StorageEngine, kernel: FlashAttention) -> Outcome:
         np.maximum.at(came, places_in(order)[pages.stream, pages.copy], ends)
         came = np.maximum.accumulate(came)
         moved = run.count("channel_bytes_out")
-        used = {
-            "flash arrays": run.count("pages_read") * ssd.energy.page_read_nj.value * 1e3,
-            "flash channels": moved
-            * (ssd.energy.bus_pj_per_byte.value + ssd.energy.controller_pj_per_byte.value),
-            "attention engine": moved * ssd.energy.compute_pj_per_byte.value,
-        }
+        used = run.flash_pj(ssd.energy)
+        used.pop("flash compute")  # dies only read
+        used["attention engine"] = moved * ssd.energy.compute_pj_per_byte.value
     read_ps = int(came[-1])
     restart = round((bus.read_command_ns(1) + flash.read_ns[0]) * PS_PER_NS)
     time_ps = in_turn(kernel, engine, order, came, restart) + round(engine.start_ns * PS_PER_NS)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from neardata.arch.errors import InputError
 from neardata.arch.precision import Format
 from neardata.arch.processor import Processor
-from neardata.arch.storage import Ssd, multiplying_gb_per_s
+from neardata.arch.storage import Energy, Ssd, multiplying_gb_per_s
 from neardata.sim.processor import matmul
 from neardata.sim.program import FlashAttention, FlashIo, FlashMatMul, FlashTogether, Kernel
+from neardata.sim.storage.energy import flash_pj
 from neardata.sim.storage.statistics import FlashUse
 from neardata.sim.storage.transactions import KINDS, Transactions, run_transactions
 from neardata.sim.system.flash_attention import attend
@@ -46,6 +47,16 @@ class FlashRun:
     def count(self, name: str) -> int:
         """Over all channels."""
         return sum(use.counts[name] * copies for use, copies, _ in self.uses)
+
+    def flash_pj(self, energy: Energy) -> dict[str, float]:
+        """Of the flash arrays, erases included, of the channels and of the cores in dies."""
+        counts = {name: self.count(name) for name in self.uses[0][0].counts}
+        items = flash_pj(energy, counts)
+        return {
+            "flash arrays": items["page reads"] + items["page programs"] + items["block erases"],
+            "flash channels": items["channels"] + items["controller"],
+            "flash compute": items["die compute"],
+        }
 
     def channel_share(self, end_ps: int, *kinds: str) -> float:
         """Mean share of a time that a channel's bus was busy; ``kinds``: only with these of ``command``,
@@ -174,11 +185,7 @@ class StorageEngine:
         bytes_on_channels = run.count("channel_bytes_in") + run.count("channel_bytes_out")
         pages = run.count("pages_read") + run.count("pages_programmed")
         used = {
-            "flash arrays": run.count("pages_read") * energy.page_read_nj.value * 1e3
-            + run.count("pages_programmed") * energy.page_program_nj.value * 1e3,
-            "flash channels": bytes_on_channels
-            * (energy.bus_pj_per_byte.value + energy.controller_pj_per_byte.value),
-            "flash compute": run.count("bytes_computed") * energy.compute_pj_per_byte.value,
+            **run.flash_pj(energy),
             "drive idle": energy.idle_mw.value * IDLE_PJ_PER_MW_PS * time_ps,
             **processor_pj,
         }

@@ -40,7 +40,8 @@ def compute_units(
     name: str, pipeline: Pipeline, units: int, properties: Callable[[int], dict[str, int]]
 ) -> Stage:
     """Data-processing units as servers: how long a request takes, and how soon the next is taken, from
-    cycle-exact runs of one unit (`neardata.sim.stream`).
+    cycle-exact runs of one unit (`neardata.sim.stream`). Of equal requests the times are exact; a short one
+    behind a long one is given on together with it, which is its last step too early.
 
     Args:
         name: of the stage.

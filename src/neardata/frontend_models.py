@@ -13,7 +13,7 @@ from neardata.arch.link import load_link
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 from neardata.frontend import Server, compute_units, length_of, link_stage, requests_of
 from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Request, Stage
-from neardata.slices import MIG, Eager, Knees, mig_slice
+from neardata.slices import Eager, Knees, mig_slice, most_slices
 from neardata.workloads.input_requests import LENGTHS, random_inputs
 from neardata.workloads.networks import network_named
 
@@ -31,7 +31,7 @@ class _Case:
         self.name, self.given = name, given
         network, self.speech = network_named(name)
         issue_ps, part = round(given["issue_us"] * 1e6), mig_slice(given["slice"])
-        self.slices = MIG["7g.40gb"][0] // part.compute.units
+        self.slices = most_slices(given["slice"])
         self.model = Eager(network, part, issue_ps)
         self.knee = Knees(self.model, given["knee_gain"])
         self.whole_knee = Knees(Eager(network, mig_slice("7g.40gb"), issue_ps), given["knee_gain"])

@@ -31,7 +31,7 @@ from neardata.arch.link import load_link
 from neardata.arch.stream import load_pipeline
 from neardata.frontend import Server, compute_units, length_of, link_stage, requests_of
 from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Stage
-from neardata.slices import MIG, Eager, Knees, mig_slice
+from neardata.slices import SLICED, Eager, Knees, mig_slice, most_slices
 from neardata.workloads.input_requests import InputRequest, load_inputs, random_inputs
 from neardata.workloads.networks import network_named
 
@@ -46,12 +46,12 @@ PREPARED_BYTES, PREPARED_BYTES_A_FRAME = 4 * 3 * 224 * 224, 4 * 80
 class Gpu(StrictModel):
     """Slices of a GPU that execute batches."""
 
-    name: str = "a100-40gb"
-    """Of `neardata.arch.processor.processor_names`, or a file."""
+    name: str = SLICED
+    """The one whose slices are known, or a file of it."""
     slice: str
     """Of `neardata.slices.MIG`."""
     slices: Annotated[int, Field(ge=1, le=7)] | None = None
-    """Default: as many as the GPU has."""
+    """Default: as many as the GPU has, which is also the most."""
     issue_us: NotNegative
     """Host time per kernel."""
 
@@ -196,6 +196,10 @@ def load_front_end_study(path: Path) -> FrontEndStudy:
         raise file.error(f"is no setup of the study{nearest(study.baseline, study.setups)}", "baseline")
     speech = _placed(file, ("network",), lambda: network_named(study.network))[1]
     _placed(file, ("gpu",), lambda: mig_slice(study.gpu.slice, study.gpu.name))
+    most = most_slices(study.gpu.slice)
+    if (study.gpu.slices or 1) > most:
+        message = f"must be at most {most}: a GPU has no more of {study.gpu.slice}, got {study.gpu.slices}"
+        raise file.error(message, "gpu", "slices")
     wanted = study.requests
     if speech and wanted.file is None and wanted.seconds is None:
         raise file.error(f"missing: {study.network} takes speech; tell the lengths", "requests", "seconds")
@@ -258,7 +262,7 @@ class _Building:
         network, self.speech = network_named(study.network)
         part = mig_slice(study.gpu.slice, study.gpu.name)
         self.model = Eager(network, part, round(study.gpu.issue_us * 1e6))
-        self.slices = study.gpu.slices or MIG["7g.40gb"][0] // part.compute.units
+        self.slices = study.gpu.slices or most_slices(study.gpu.slice)
         self.stream = requests_of(read_inputs(study.requests, folder, speech=self.speech))
         self.lengths = [request.length for request in self.stream]
         self.timed = study.requests.file is not None or study.requests.rate_per_s is not None

@@ -42,7 +42,8 @@ def instinfer(
     """Rates of reads and writes of the drives, throughputs of the systems over each other, shares of decode,
     scaling, and what reading again costs.
 
-    A decoded token is that of the mean context, of which all times are linear functions.
+    A decoded token is that of the mean context, of which all times are linear functions where its pages
+    are full, as those of 1,536 positions are.
 
     Args:
         engine: rates of the drives' engines, as `neardata.arch.storage.AttentionEngine` names them.

@@ -106,12 +106,15 @@ class UnitRun:
 
     @cached_property
     def steps_ps(self) -> dict[str, int]:
-        """Of the first mini-batch: extract, transform, load; they add up to its time."""
+        """Of the first mini-batch: extract, transform, load; they add up to its time. Empty where columns
+        stream (``steps=False``), of which no step follows another."""
         names = {"b0.extracted": 0, "b0.transformed": 0, "b0.load": 0}
         for task, end in zip(self.program.tasks, self.report.schedule.end, strict=True):
             if task.name in names:
                 names[task.name] = end
         extracted, transformed, loaded = names.values()
+        if not extracted:
+            return {}
         return {
             "extract": extracted,
             "transform": transformed - extracted,

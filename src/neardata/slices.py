@@ -11,16 +11,26 @@ from neardata.arch.processor import Processor, load_processor
 from neardata.sim.processor import Cost, convolution, elementwise, issued_ps, matmul
 from neardata.workloads.networks import Network, Pass, Product
 
+SLICED = "a100-40gb"
 MIG = {"1g.5gb": (14, 1), "2g.10gb": (28, 2), "3g.20gb": (42, 4), "4g.20gb": (56, 4), "7g.40gb": (98, 8)}
 """Streaming multiprocessors and eighths of the memory of a slice of an A100 40 GB (NVIDIA MIG User
 Guide, table of A100 profiles: 7 slices of 14 multiprocessors, 8 of memory)."""
 
 
-def mig_slice(profile: str, gpu: str = "a100-40gb") -> Processor:
+def most_slices(profile: str) -> int:
+    """Slices of a profile that the GPU has.
+
+    >>> [most_slices(profile) for profile in MIG]
+    [7, 3, 2, 1, 1]
+    """
+    return MIG["7g.40gb"][0] // MIG[profile][0]
+
+
+def mig_slice(profile: str, gpu: str = SLICED) -> Processor:
     """A slice of a GPU: its share of the units, of their peaks, of the memory and of the last cache.
 
     Raises:
-        InputError: no such profile.
+        InputError: no such profile, a processor that is no A100 40 GB.
 
     >>> part = mig_slice("1g.5gb")
     >>> part.compute.units, part.memory.gb_per_s
@@ -29,6 +39,8 @@ def mig_slice(profile: str, gpu: str = "a100-40gb") -> Processor:
     if profile not in MIG:
         raise InputError(f"unknown slice '{profile}'{nearest(profile, MIG)}", key="slice")
     whole = load_processor(gpu)
+    if whole.name != SLICED:
+        raise InputError(f"slices are known of {SLICED} alone, got '{whole.name}'", key="gpu")
     units, eighths = MIG[profile]
     part, share = units / whole.compute.units, eighths / 8
     power = whole.power
@@ -116,6 +128,7 @@ class Eager:
 def kernel(device: Processor, operator: Product | Pass, batch: int) -> Cost:
     """What an operator costs for a batch."""
     if isinstance(operator, Product):
+        batch = 1 if operator.once else batch
         dtype = "tf32" if operator.arithmetic == "convolution" else "fp32"
         if operator.arithmetic == "convolution":
             inputs = batch * operator.input_elements

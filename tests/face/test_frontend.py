@@ -11,7 +11,7 @@ from neardata.arch.stream import load_pipeline
 from neardata.frontend import Server, compute_units, link_stage, requests_of
 from neardata.frontend_models import preba, unit_counts
 from neardata.reproduction import run_study
-from neardata.sim.frontend import Batching, Request, Stage
+from neardata.sim.frontend import Batching, Request, Stage, serve_batches
 from neardata.sim.link import transfer_ps
 from neardata.sim.stream import run_stream
 from neardata.slices import Eager, mig_slice
@@ -57,6 +57,21 @@ def test_units_give_requests_on_as_the_pipeline_does():
     whole = run_stream(pipeline, n, properties=given)
     last = max(r.prepared_ps for r in report.requests) - report.requests[0].arrival_ps
     assert last == pytest.approx(whole.time_ps, rel=1e-3)
+
+
+def test_units_give_requests_of_mixed_lengths_on_in_order():
+    pipeline, lengths = load_pipeline("preba-audio"), [3000, 150, 600, 3000, 150, 150, 1500]
+    stage = compute_units("units", pipeline, 1, lambda length: {"samples": 160 * length, "frames": length})
+    report = serve_batches(
+        [Request(0, n) for n in lengths], [stage], Batching(lambda b: 1, 0), 7, lambda n, longest: 1
+    )
+    given = [r.prepared_ps for r in report.requests]
+    assert given == sorted(given)
+    for n in range(1, len(lengths) + 1):
+        whole = run_stream(
+            pipeline, n, properties={"samples": [160 * k for k in lengths[:n]], "frames": lengths[:n]}
+        )
+        assert given[n - 1] == pytest.approx(whole.time_ps, rel=0.05), "the unit itself, cycle by cycle"
 
 
 def test_transfers_follow_each_other_on_a_link():

@@ -111,6 +111,8 @@ WRONG = [
         "study.yaml:2: network: unknown network 'squeezenet'; did you mean",
     ),
     (STUDY, "slice: 1g.5gb", "slice: 1g.5g", "study.yaml:3: gpu: unknown slice '1g.5g'; did you mean 1g.5gb"),
+    (STUDY, "{slice", "{name: h100-sxm, slice", "study.yaml:3: gpu: slices are known of a100-40gb alone"),
+    (STUDY, "1g.5gb", "7g.40gb, slices: 7", "study.yaml:3: gpu.slices: must be at most 1: a GPU has"),
     (STUDY, "count: 300", "count: 3", "setups.cores.requests: 1 batches are too few"),
     (STUDY, "count: 300", "count: 0", "study.yaml:4: requests.count: must be at least 1, got 0"),
     (STUDY, "count: 300, ", "", "study.yaml:4: requests: give a file, or the count"),

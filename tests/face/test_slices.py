@@ -11,7 +11,7 @@ from neardata.arch.errors import InputError
 from neardata.arch.processor import load_processor
 from neardata.sim.processor import convolution, issued_ps, matmul
 from neardata.slices import MIG, Eager, kernel, knee, mig_slice
-from neardata.workloads.networks import mobilenet_v3_small, squeezenet_1_1
+from neardata.workloads.networks import mobilenet_v3_small, network_named, squeezenet_1_1
 
 
 @pytest.mark.parametrize("module", [neardata.slices, neardata.sim.processor.issue])
@@ -35,6 +35,20 @@ def test_seven_small_slices_have_the_units_of_the_largest():
 def test_an_unknown_slice_is_told():
     with pytest.raises(InputError, match=r"slice: unknown slice '1g.10gb'; did you mean"):
         mig_slice("1g.10gb")
+
+
+def test_other_processors_have_no_slices_that_are_known():
+    with pytest.raises(InputError, match=r"gpu: slices are known of a100-40gb alone, got 'h100-sxm'"):
+        mig_slice("1g.5gb", "h100-sxm")
+
+
+def test_positions_of_a_conformer_are_projected_once_a_batch():
+    operators = {o.name: o for o in network_named("conformer-ctc-small")[0](300).operators}
+    once = [o for o in operators.values() if getattr(o, "once", False)]
+    assert len(once) == 16 and all(o.name.endswith("attention.position") for o in once)
+    device, q = mig_slice("1g.5gb"), next(o for o in operators.values() if o.name.endswith("attention.q"))
+    assert kernel(device, once[0], 64) == kernel(device, once[0], 1)
+    assert kernel(device, q, 64).time_ps > kernel(device, q, 1).time_ps
 
 
 def issued_by_ticks(kernels, issue):

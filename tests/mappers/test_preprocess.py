@@ -16,6 +16,7 @@ from neardata.arch.stream import load_pipeline
 from neardata.mappers.functional import ProgramError
 from neardata.mappers.preprocess import actions_of, lower_batches, lower_whole, sent_bytes
 from neardata.mappers.preprocess_data import execute_batches
+from neardata.preprocessing import run_batches
 from neardata.sim.link import transfer_ps
 from neardata.sim.link.requests import blocking_request_ps
 from neardata.sim.program import Actions, Pause, Program, Stream, Transfer
@@ -261,6 +262,29 @@ def test_mini_batches_under_way_overlap_and_no_more_than_there_are_buffers() -> 
     single = load_preprocessor("smartssd", {"in_flight": 1})
     one = run(lowered(single, spec, [table])[0], single.load_system()).time_ps
     assert times[1] == 4 * one and times[4] < times[2] < times[1]
+
+
+@pytest.mark.parametrize(("in_flight", "held"), [(1, [1]), (2, [1, 1]), (3, [2, 2])])
+def test_units_hold_the_mini_batches_that_may_be_under_way_there(
+    mixed: tuple[Spec, list[Table]], in_flight: int, held: list[int]
+) -> None:
+    spec, tables = mixed
+    unit = load_preprocessor("smartssd", {"in_flight": in_flight})
+    graph = graph_of(spec, tables[0])
+    system = unit.load_system({"units.fpga.count": 2})
+    program = lower_batches([graph] * 6, unit, system, label=spec.label)
+    size = sum(tensor.bytes for tensor in graph.tensors.values())
+    assert list(program.reserved.values()) == [n * size for n in held]
+    assert {t.unit for t in program.tasks if isinstance(t.kernel, Stream)} == set(program.reserved)
+
+
+def test_columns_that_stream_have_no_steps(mixed: tuple[Spec, list[Table]]) -> None:
+    spec, tables = mixed
+    graph, unit = graph_of(spec, tables[0]), load_preprocessor("smartssd")
+    steps = run_batches([graph], unit, label=spec.label)
+    assert list(steps.steps_ps) == ["extract", "transform", "load"]
+    assert sum(steps.steps_ps.values()) == steps.time_ps
+    assert run_batches([graph], unit, label=spec.label, steps=False).steps_ps == {}
 
 
 def test_whole_mini_batches_on_a_core_take_the_sum_of_their_parts() -> None:

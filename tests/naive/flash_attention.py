@@ -22,10 +22,10 @@ def pages(kernel: FlashAttention, channels: int, size: int) -> list[tuple[int, .
             mine: list[tuple[int, ...]] = []
             if kernel.channels_kept:
                 held = kernel.page_bytes // (size * min(kernel.channels_a_page, kernel.qk))
-                for row in range(0, context, held):
+                for row in range(0, context // held * held, held):
                     for column in range(0, kernel.qk, kernel.channels_a_page):
                         end = min(column + kernel.channels_a_page, kernel.qk)
-                        mine.append((CHANNEL_KEYS, row, min(row + held, context), column, end))
+                        mine.append((CHANNEL_KEYS, row, row + held, column, end))
             for copy, width in ((KEYS, kernel.qk), (VALUES, kernel.v)):
                 held = kernel.page_bytes // (size * width)
                 row = 0

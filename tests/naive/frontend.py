@@ -9,6 +9,7 @@ def serve_batches(requests, stages, most, wait, width, merge, executors, execute
     n = len(requests)
     queues = [[] for _ in stages]  # waiting for a server
     free = [[0] * servers for servers, _, _ in stages]
+    given = [[0] * servers for servers, _, _ in stages]
     reaches = [[] for _ in range(len(stages) + 1)]  # (time, request) still to come
     reaches[0] = [(arrival, i) for i, (arrival, _) in enumerate(requests)]
     entered, joined, found = [[] for _ in range(n)], {}, {}
@@ -23,9 +24,11 @@ def serve_batches(requests, stages, most, wait, width, merge, executors, execute
             queues[s] += coming
             while queues[s] and min(free[s]) <= now:
                 i = queues[s].pop(0)
-                free[s][free[s].index(min(free[s]))] = now + interval(requests[i][1])
+                server = free[s].index(min(free[s]))
+                free[s][server] = now + interval(requests[i][1])
                 entered[i].append(now)
-                reaches[s + 1].append((now + service(requests[i][1]), i))
+                given[s][server] = max(now + service(requests[i][1]), given[s][server])
+                reaches[s + 1].append((given[s][server], i))
         for i in sorted(i for t, i in reaches[-1] if t == now):
             joined[i] = now
         waits = {i: t for i, t in joined.items() if i not in found}

@@ -28,6 +28,8 @@ class Product:
     weights: bool = True
     """``w`` is shared by the batch; otherwise it is an activation, and each input has its own."""
     parameters: int = 0
+    once: bool = False
+    """Done once for a batch, whatever its size: what goes in is the same for all inputs."""
 
     @property
     def macs(self) -> int:
@@ -102,11 +104,20 @@ class Network:
             )
         )  # fmt: skip
 
-    def linear(self, name: str, rows: int, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        """A fully connected layer on ``rows`` vectors."""
+    def linear(
+        self, name: str, rows: int, inputs: int, outputs: int, *, bias: bool = True, once: bool = False
+    ) -> None:
+        """A fully connected layer on ``rows`` vectors; ``once``: of a batch."""
         self.operators.append(
             Product(
-                name, rows, outputs, inputs, rows * inputs, "linear", parameters=outputs * (inputs + bias)
+                name,
+                rows,
+                outputs,
+                inputs,
+                rows * inputs,
+                "linear",
+                parameters=outputs * (inputs + bias),
+                once=once,
             )
         )
 

@@ -107,7 +107,7 @@ def _attention(net: Network, name: str, steps: int, width: int, heads: int) -> N
     _norm(net, f"{name}.norm", steps, width)
     for which in ("q", "k", "v"):
         net.linear(f"{name}.{which}", steps, width, width)
-    net.linear(f"{name}.position", positions, width, width, bias=False)
+    net.linear(f"{name}.position", positions, width, width, bias=False, once=True)
     for which in ("u", "v"):
         net.apply(f"{name}.bias_{which}", elements, parameters=width)
     net.products(f"{name}.ac", heads, steps, steps, each)

@@ -119,6 +119,20 @@ def test_mqsims_xml(tmp_path: Path) -> None:
         (">NVME<", ">SATA<", "xml:8: HostInterface_Type: 'SATA' is not supported; only NVME"),
         (">GREEDY<", ">RANDOM_P<", "xml:10: GC_Block_Selection_Policy: 'RANDOM_P' is not known"),
         ("</Execution_Parameter_Set>", "", "not valid XML"),
+        *(
+            (
+                "<Flash_Parameter_Set>",
+                f"<Static_Wearleveling_Threshold>{text}</Static_Wearleveling_Threshold><Flash_Parameter_Set>",
+                f"xml:15: Static_Wearleveling_Threshold: must be {what}, got",
+            )
+            for text, what in (
+                ("many", "a number"),
+                ("-3", "a whole number of at least 1"),
+                ("nan", "a finite number"),
+            )
+        ),
+        (">533<", ">nan<", "xml:13: Channel_Transfer_Rate: must be a finite number, got 'nan'"),
+        (">533<", ">inf<", "xml:13: Channel_Transfer_Rate: must be a finite number, got 'inf'"),
         (">533<", "><", "xml:13: Channel_Transfer_Rate: must be a number, got ''"),
     ],
 )

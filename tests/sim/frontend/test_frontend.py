@@ -107,6 +107,15 @@ def test_a_pipelined_unit_takes_the_next_before_it_gives_on():
     assert report.stages["unit"] == (1, 12)
 
 
+def test_a_short_request_does_not_overtake_the_long_one_before_it_in_a_unit():
+    unit = Stage("unit", 1, lambda length: 10 * length, lambda length: 6 * length)
+    report = serve_batches(
+        [Request(0, 10), Request(0, 1), Request(0, 1)], [unit], Batching(lambda b: 1, 0), 3, lambda n, m: 1
+    )
+    assert [r.entered_ps for r in report.requests] == [(0,), (60,), (66,)]
+    assert [r.prepared_ps for r in report.requests] == [100, 100, 100]
+
+
 def test_parts_of_a_request_add_up():
     core = Stage("core", 1, lambda length: 10)
     report = serve_batches(

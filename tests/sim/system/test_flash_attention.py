@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from naive import flash_attention as naive
 from neardata.arch.errors import InputError
 from neardata.arch.storage import AttentionEngine, Ssd, load_ssd
-from neardata.sim.program import FlashAttention
+from neardata.sim.program import FlashAttention, FlashIo
 from neardata.sim.system.flash_attention import (
+    attention_job,
     attention_pages,
     filtered,
     in_turn,
@@ -66,10 +67,12 @@ def test_pages_are_those_of_the_twin_and_hold_everything_once(kernel: FlashAtten
         seen.update((stream, copy, r, c) for r in range(row, row_end) for c in range(column, column_end))
     assert set(seen.values()) <= {1}
     for n, context in enumerate(c for c in kernel.context for _ in range(kernel.kv_heads)):
-        for copy, width in ((0, kernel.qk), (1, kernel.qk), (2, kernel.v)):
+        together = min(kernel.channels_a_page, kernel.qk)
+        sides = (together, kernel.qk, kernel.v)
+        for copy, width, side in zip(range(3), (kernel.qk, kernel.qk, kernel.v), sides, strict=True):
             if copy == 0 and not kernel.channels_kept:
                 continue
-            held = context if copy == 0 else context - context % (kernel.page_bytes // (2 * width))
+            held = context - context % (kernel.page_bytes // (2 * side))
             assert sum(1 for s, c, *_ in seen if (s, c) == (n, copy)) == held * width
 
 
@@ -129,6 +132,33 @@ def test_positions_that_fill_no_page_are_read_from_the_controllers_memory() -> N
     assert outcome.memory_bytes == 0
     ns = 2 * 15 * 128 / 13.3 + 15 / 15.1e-3 + 2 * 15 * 128 / 13.3
     assert outcome.time_ps == pytest.approx(1000 * ns, abs=5)
+
+
+def test_a_page_of_channels_that_is_not_full_is_in_the_controllers_memory_too() -> None:
+    """Four channels of 512 positions fill a page."""
+    found = {}
+    for context in (77, 511, 512, 1537):
+        pages = attention_pages(one_head(context, channels_kept=16), 8)
+        found[context] = np.bincount(pages.copy, minlength=3).tolist()
+    assert found == {77: [0, 4, 4], 511: [0, 31, 31], 512: [32, 32, 32], 1537: [96, 96, 96]}
+
+
+def test_reads_again_cost_energy() -> None:
+    ecc = {
+        "codeword_bytes": 1024, "correctable_bits": 40, "decode_ns": 2000, "rber": 4e-3, "retry_factor": 0.5,
+        "retries": 3, "source": "test",
+    }  # fmt: skip
+    kernel, ssd = one_head(4096), drive(ecc=ecc)
+    engine = StorageEngine(ssd)
+    counts = engine.transactions(attention_job(kernel, ssd, segments(1, False))[0])
+    assert counts.count("pages_read") == 512 and counts.count("read_retries") > 50
+    nj = ssd.energy.page_read_nj.value
+    sensed = engine.run(kernel).energy_pj["flash arrays"] / nj / 1e3
+    assert sensed == pytest.approx(512 + counts.count("read_retries"))
+    io = FlashIo("read", 512 * PAGE)
+    again = engine.flash([io]).count("read_retries")
+    assert again > 50
+    assert engine.run(io).energy_pj["flash arrays"] / nj / 1e3 == pytest.approx(512 + again)
 
 
 def test_many_heads_take_what_the_softmax_does() -> None:
