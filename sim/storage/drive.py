@@ -280,14 +280,14 @@ def _check(ssd: Ssd, requests: Requests) -> None:
 def _conserved(state: DriveState, sent: int) -> None:
     """Every request that was started has ended, every transaction too."""
     lost = np.flatnonzero(state.r[:sent, f.ENDED] == f.NONE)
+    waiting = np.flatnonzero(state.pl[:, f.WAIT_HEAD] != f.NONE)
+    why = f"; plane {waiting[0]} has no block left to collect" if len(waiting) else ""
+    full = "the drive is too full; raise mapping.over_provisioning or write less"
     if len(lost):
-        waiting = np.flatnonzero(state.pl[:, f.WAIT_HEAD] != f.NONE)
-        why = f"; plane {waiting[0]} has no block left to collect" if len(waiting) else ""
-        raise InputError(
-            f"request {lost[0]} of {sent:,} never ended ({len(lost):,} did not){why}: the drive is too full;"
-            " raise mapping.over_provisioning or write less"
-        )
+        raise InputError(f"request {lost[0]} of {sent:,} never ended ({len(lost):,} did not){why}: {full}")
     if state.m[f.M_FREE_N] != len(state.x):
+        if len(waiting):
+            raise InputError(f"data in the cache were never written{why}: {full}")
         raise RuntimeError(f"{len(state.x) - state.m[f.M_FREE_N]} flash transactions never ended")
 
 

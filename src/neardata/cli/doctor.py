@@ -78,7 +78,8 @@ def _kernel_cache() -> dict[str, Any]:
         kernels += 1
         loaded = importlib.import_module(module.name)
         source = Path(loaded.__file__ or "")
-        paths = {Path(f.stats.cache_path) for f in vars(loaded).values() if hasattr(f, "py_func")}
+        kept = (f.stats.cache_path for f in vars(loaded).values() if hasattr(f, "py_func"))
+        paths = {Path(path) for path in kept if path}
         entries = [entry for path in paths for entry in path.glob(f"{source.stem}.*.nbi")]
         folders.update(dict.fromkeys(map(str, paths)))
         # an entry older than the source is compiled anew
