@@ -10,10 +10,11 @@ from typing import Any
 
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
+from neardata.arch.processor.mig import mig_slice, most_slices
 from neardata.arch.stream import Pipeline, load_fpga, load_pipeline
 from neardata.frontend import Server, compute_units, length_of, link_stage, requests_of
 from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Request, Stage
-from neardata.slices import Eager, Knees, mig_slice, most_slices
+from neardata.slices import Eager, Knees
 from neardata.workloads.input_requests import LENGTHS, random_inputs
 from neardata.workloads.networks import network_named
 
@@ -171,7 +172,7 @@ def preba(
 
     Args:
         models: networks; those of speech take inputs of many lengths.
-        slice: of `neardata.slices.MIG`.
+        slice: of `neardata.arch.processor.mig.MIG`.
         issue_us: host time of each kernel.
         knee_gain: `neardata.slices.knee`.
         cores: of the host.

@@ -28,10 +28,11 @@ from pydantic import Field, model_validator
 from neardata.arch.config_file import ConfigFile, StrictModel
 from neardata.arch.errors import InputError, nearest
 from neardata.arch.link import load_link
+from neardata.arch.processor.mig import SLICED, mig_slice, most_slices
 from neardata.arch.stream import load_pipeline
 from neardata.frontend import Server, compute_units, length_of, link_stage, requests_of
 from neardata.sim.frontend import PARTS, Batching, FrontEndReport, Stage
-from neardata.slices import SLICED, Eager, Knees, mig_slice, most_slices
+from neardata.slices import Eager, Knees
 from neardata.workloads.input_requests import InputRequest, load_inputs, random_inputs
 from neardata.workloads.networks import network_named
 
@@ -49,7 +50,7 @@ class Gpu(StrictModel):
     name: str = SLICED
     """The one whose slices are known, or a file of it."""
     slice: str
-    """Of `neardata.slices.MIG`."""
+    """Of `neardata.arch.processor.mig.MIG`."""
     slices: Annotated[int, Field(ge=1, le=7)] | None = None
     """Default: as many as the GPU has, which is also the most."""
     issue_us: NotNegative

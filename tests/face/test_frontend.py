@@ -7,6 +7,7 @@ import pytest
 import neardata.frontend
 from neardata.arch.errors import InputError
 from neardata.arch.link import load_link
+from neardata.arch.processor.mig import mig_slice
 from neardata.arch.stream import load_pipeline
 from neardata.frontend import Server, compute_units, link_stage, requests_of
 from neardata.frontend_models import preba, unit_counts
@@ -14,7 +15,7 @@ from neardata.reproduction import run_study
 from neardata.sim.frontend import Batching, Request, Stage, serve_batches
 from neardata.sim.link import transfer_ps
 from neardata.sim.stream import run_stream
-from neardata.slices import Eager, mig_slice
+from neardata.slices import Eager
 from neardata.workloads.input_requests import random_inputs
 from neardata.workloads.networks import squeezenet_1_1
 
