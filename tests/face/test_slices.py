@@ -6,7 +6,6 @@ import itertools
 import pytest
 
 import neardata.sim.processor.issue
-import neardata.arch.processor.mig
 import neardata.slices
 from neardata.arch.errors import InputError
 from neardata.arch.processor import load_processor
@@ -16,9 +15,7 @@ from neardata.slices import Eager, kernel, knee
 from neardata.workloads.networks import mobilenet_v3_small, network_named, squeezenet_1_1
 
 
-@pytest.mark.parametrize(
-    "module", [neardata.slices, neardata.arch.processor.mig, neardata.sim.processor.issue]
-)
+@pytest.mark.parametrize("module", [neardata.slices, neardata.sim.processor.issue])
 def test_examples(module):
     assert doctest.testmod(module).failed == 0
 
